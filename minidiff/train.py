@@ -1,0 +1,270 @@
+"""One training loop for every network of the course: draw a batch, take the loss, follow the gradient, repeat.
+
+Batches and noise are functions of (seed, step), so a run that was interrupted goes on as if nothing had happened.
+Under `torchrun` several processes share each batch and average their gradients.
+"""
+import copy
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from minidiff import checkpoint as files
+from minidiff.data import rng
+
+
+def cosine(u: float) -> float:
+    """(1 + cos πu)/2: the learning rate falls from 1 to 0 while u, the finished share of the run, goes from 0 to 1."""
+    return (1 + math.cos(math.pi * u)) / 2
+
+
+def constant(u: float) -> float:
+    """1, always."""
+    return 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """What one step did: the scalars that the loss returned, and `seconds` of training up to its end."""
+    step: int
+    losses: dict[str, float]
+    lr: float
+    grad_norm: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """A run, ready to plot: one array entry a step; `ema` is the averaged model (None if no average was asked for)."""
+    steps: np.ndarray
+    losses: dict[str, np.ndarray]
+    minutes: np.ndarray
+    ema: nn.Module | None
+
+    def smooth(self, name: str = "loss", window: int = 50) -> np.ndarray:
+        """The mean of the last `window` values (fewer at the start) of one scalar, at each step."""
+        total = np.cumsum(self.losses[name])
+        total[window:] = total[window:] - total[:-window]
+        return total / np.minimum(np.arange(1, len(total) + 1), window)
+
+
+@contextmanager
+def seeded(*key: int | str) -> Iterator[None]:
+    """Inside, torch's own random numbers depend on `key` alone; afterwards they go on as if none had been drawn."""
+    with torch.random.fork_rng(range(len(torch.cuda.default_generators))):
+        # ten times as fast as torch.manual_seed, which also prepares for devices that are not there
+        for generator in (torch.default_generator, *torch.cuda.default_generators):
+            generator.manual_seed(rng(*key).initial_seed())
+        yield
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of processes): (0, 1), or what `torchrun` says, whose group is joined on the first call."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def share(batch, rank: int, size: int):
+    """The rank-th of `size` equal parts of a batch: tensors in any nest of tuples, lists, dicts and dataclasses."""
+    if isinstance(batch, dict):
+        return {key: share(value, rank, size) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return getattr(type(batch), "_make", type(batch))(share(value, rank, size) for value in batch)
+    if dataclasses.is_dataclass(batch):
+        return dataclasses.replace(batch, **share(vars(batch), rank, size))
+    if not isinstance(batch, Tensor) or not batch.ndim:
+        raise TypeError(f"Processes share batches of tensors with a batch axis, not a {type(batch).__name__}.")
+    if len(batch) % size:
+        raise ValueError(f"{size} processes cannot share a batch of {len(batch)}: make its size a multiple of {size}.")
+    return batch.chunk(size)[rank]
+
+
+def average_gradients(parameters: list[nn.Parameter], size: int) -> None:
+    """∇L = (1/n) Σ_i ∇L_i over n processes, as one long vector, so that all of them exchange the same amount."""
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for p, g in zip(parameters, (flat / size).split([p.numel() for p in parameters]), strict=True):
+        p.grad = g.view_as(p)
+
+
+@dataclasses.dataclass
+class Training:
+    """Minimise E[loss(batch)] over the parameters of `model` with AdamW; iterating takes one step and gives its `Log`.
+
+    `batches(k)` gives the batch of step k = 0, 1, … and `loss(batch)` gives {"loss": scalar, …}. Both may draw random
+    numbers from torch: these depend on (seed, k) only. Between the logs the model is in eval mode. With a path as
+    `checkpoint`, the same call made again after an interruption goes on exactly where the first one stopped.
+    AdamW: Loshchilov & Hutter 2019, Algorithm 2.
+    """
+    model: nn.Module
+    loss: Callable
+    batches: Callable
+    _: dataclasses.KW_ONLY
+    steps: int
+    lr: float = 1e-3
+    seed: int = 0
+    warmup: int = 50                                # steps in which the learning rate rises to lr
+    schedule: Callable[[float], float] = cosine     # and its factor afterwards
+    weight_decay: float = 0.0
+    clip: float = 1.0                               # longer gradients are cut to this norm; math.inf never cuts
+    betas: tuple[float, float] = (0.9, 0.99)
+    ema: float | None = None                        # 0.999 averages the weights over about 1,000 steps
+    autocast: torch.dtype | None = None             # torch.bfloat16 computes the loss in that precision
+    checkpoint: str | Path | None = None
+    checkpoint_every: int = 500
+
+    def __post_init__(self):
+        if self.steps < 1 or self.warmup < 0 or self.lr <= 0 or self.clip <= 0 or not 0 <= (self.ema or 0) < 1:
+            raise ValueError("A training needs steps >= 1, warmup >= 0, lr > 0, clip > 0 and 0 <= ema < 1.")
+        self.rank, self.size = world()
+        self.logs = []
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise ValueError("The model has no parameter that requires a gradient, so there is nothing to train.")
+        for tensor in self.model.state_dict().values() if self.size > 1 else ():
+            dist.broadcast(tensor, 0)  # all start from the weights of the first process
+        self.device = next(iter(self.parameters.values())).device.type
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), betas=self.betas, weight_decay=self.weight_decay,
+                                           fused=self.device in ("cpu", "cuda"))
+        self.averaged = None if self.ema is None else copy.deepcopy(self.model).eval().requires_grad_(False)
+        if self.checkpoint and Path(self.checkpoint).exists():
+            self.restore()
+
+    def __iter__(self) -> Iterator[Log]:
+        try:
+            while len(self.logs) < self.steps:
+                log = self.step()
+                if len(self.logs) % self.checkpoint_every == 0 or len(self.logs) == self.steps:
+                    self.save()
+                yield log
+        except (KeyboardInterrupt, GeneratorExit) as interruption:
+            self.save()
+            advice = "make the same call again to go on" if self.checkpoint else "with a checkpoint path it could go on"
+            interruption.args = (f"stopped after {len(self.logs)} of {self.steps} steps: {advice}",)
+            raise
+        finally:
+            self.optimizer.zero_grad()
+            self.model.eval()
+
+    def lr_at(self, k: int) -> float:
+        """lr · min(1, (k + 1)/warmup) · schedule(k/steps)"""
+        return self.lr * min(1.0, (k + 1) / max(self.warmup, 1)) * self.schedule(k / self.steps)
+
+    def step(self) -> Log:
+        """Loss, gradient, clipping, AdamW, average."""
+        k, started, parameters = len(self.logs), time.perf_counter(), list(self.parameters.values())
+        with files.whole_or_nothing(self.model.train()):
+            losses = self.losses(k)
+            values = self.numbers(losses)
+            self.optimizer.zero_grad()
+            losses["loss"].backward()
+            if self.size > 1:
+                average_gradients(parameters, self.size)
+            norm = float(nn.utils.clip_grad_norm_(parameters, self.clip))
+            if not math.isfinite(norm):
+                self.stop(f"the gradient is not finite though the loss is {values['loss']:.4g}")
+        with files.unbroken():  # an update that Ctrl-C cuts in two could not be resumed
+            self.optimizer.param_groups[0]["lr"] = self.lr_at(k)
+            self.optimizer.step()
+            self.average(k)
+            seconds = (self.logs[-1].seconds if self.logs else 0.0) + time.perf_counter() - started
+            self.logs.append(Log(k, values, self.lr_at(k), norm, seconds))
+        self.model.eval()
+        return self.logs[-1]
+
+    def losses(self, k: int) -> dict[str, Float[Tensor, ""] | float]:
+        """What the loss says of this process's share of batch k."""
+        with seeded(self.seed, "batch", k):
+            batch = self.batches(k)
+        batch = share(batch, self.rank, self.size) if self.size > 1 else batch
+        precision = torch.autocast(self.device, self.autocast, enabled=self.autocast is not None)
+        with seeded(self.seed, "noise", k, self.rank), precision:
+            return self.loss(batch)
+
+    def numbers(self, losses: dict[str, Float[Tensor, ""] | float]) -> dict[str, float]:
+        """The scalars, averaged over the processes; a loss that is not finite ends the run."""
+        values = torch.tensor([torch.as_tensor(value).item() for value in losses.values()], dtype=torch.float64)
+        if self.size > 1:
+            dist.all_reduce(values)
+        values = dict(zip(losses, (values / self.size).tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
+            self.stop(", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)))
+        return values
+
+    def stop(self, reason: str) -> None:
+        raise FloatingPointError(
+            f"Training stopped at step {len(self.logs)} because {reason}; the model keeps its last good weights: try a "
+            f"smaller lr than {self.lr:g}, more warmup, or look for a logarithm, root or division that meets zero.")
+
+    @torch.no_grad()
+    def average(self, k: int) -> None:
+        """θ̄ ← d·θ̄ + (1 − d)·θ with d = min(ema, (1 + k)/(10 + k)), so that the first weights are soon forgotten."""
+        if self.averaged is None:
+            return
+        mean, decay = dict(self.averaged.named_parameters()), min(self.ema, (1 + k) / (10 + k))
+        for name, p in self.parameters.items():
+            mean[name].lerp_(p, 1 - decay)
+        for kept, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def fingerprint(self) -> dict[str, str]:
+        """What has to be equal for a checkpoint to belong to this run."""
+        settings = "steps", "lr", "seed", "warmup", "weight_decay", "clip", "betas", "ema", "autocast"
+        return {name: str(getattr(self, name)) for name in settings} | {
+            "schedule": str([self.schedule(i / 8) for i in range(8)]), "processes": str(self.size),
+            "model": f"{type(self.model).__name__} with {sum(p.numel() for p in self.parameters.values())} parameters"}
+
+    def save(self) -> None:
+        """Put all that the next step depends on into the checkpoint, if there is to be one."""
+        if self.checkpoint and self.rank == 0:
+            about = {"run": self.fingerprint(), "logs": [dataclasses.astuple(log) for log in self.logs]}
+            files.write(Path(self.checkpoint), files.pack(self.model, self.optimizer, self.averaged), about)
+
+    def restore(self) -> None:
+        """Take up the run that the checkpoint holds, if it is this one."""
+        tensors, about = files.read(Path(self.checkpoint))
+        here, there = self.fingerprint(), about.get("run", {})
+        changed = [f"{key} is {there.get(key)} there, {here[key]} here" for key in here if here[key] != there.get(key)]
+        if changed:
+            raise ValueError(f"{self.checkpoint} belongs to another run ({'; '.join(changed)}): choose another path.")
+        files.unpack(tensors, self.model, self.optimizer, self.averaged)
+        self.logs = [Log(*log) for log in about["logs"]]
+
+    def history(self) -> History:
+        """The steps so far as arrays, with those before an interruption."""
+        losses = {name: np.array([log.losses[name] for log in self.logs]) for name in self.logs[0].losses}
+        minutes = np.array([log.seconds / 60 for log in self.logs])
+        return History(np.arange(len(self.logs)), losses, minutes, self.averaged)
+
+
+def fit(model: nn.Module, loss: Callable, batches: Callable, *, steps: int, lr: float = 1e-3, seed: int = 0,
+        warmup: int = 50, schedule: Callable[[float], float] = cosine, weight_decay: float = 0.0,
+        clip: float = 1.0, betas: tuple[float, float] = (0.9, 0.99), ema: float | None = None,
+        autocast: torch.dtype | None = None, checkpoint: str | Path | None = None,
+        checkpoint_every: int = 500) -> History:
+    """Take all the steps of a `Training`, whose page explains the arguments, behind a progress bar.
+
+    Afterwards `model` holds the last weights and `history.ema`, if asked for, the averaged ones, both in eval mode.
+    """
+    run = Training(model, loss, batches, steps=steps, lr=lr, seed=seed, warmup=warmup, schedule=schedule,
+                   weight_decay=weight_decay, clip=clip, betas=betas, ema=ema, autocast=autocast,
+                   checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+    hidden = run.rank > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    with closing(iter(run)) as logs, tqdm(total=steps, initial=len(run.logs), disable=hidden) as bar:
+        for log in logs:
+            bar.set_postfix_str(f"loss {log.losses['loss']:.4f}", refresh=False)
+            bar.update()
+    return run.history()

@@ -90,6 +90,7 @@ def opened(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def identity(about: dict) -> dict:
+    """The entries that make a file that model, and not another."""
     return {key: about[key] for key in IDENTITY}
 
 
@@ -117,6 +118,7 @@ def fits(tensor: Tensor | None, place: Tensor | None) -> bool:
 
 
 def dotted(model: nn.Module) -> str:
+    """The full name of a model's class."""
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
 

@@ -1,0 +1,121 @@
+"""Batches as functions of (seed, step): what a run saw at step 5,000 can be drawn again without the first 4,999."""
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from minidiff import captions
+from minidiff.scenes import COLOURS, SHAPES, SIZES, Scenes, full, held_out_pair, held_out_relation, render
+
+DATASETS = Path(__file__).parent.parent / "datasets"
+
+
+def rng(*key: int | str) -> torch.Generator:
+    """A random generator that depends on `key` alone, e.g. `rng(seed, step)` or `rng(seed, "noise", i)`.
+
+    The key is hashed (SHA-256), so neighbouring seeds and steps give unrelated streams, equal on every machine;
+    PyTorch's generator keeps 32 bits of the hash. Numbers in the key are Python's own.
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def batches(array: Float[Tensor, "n *d"], batch: int, seed: int = 0) -> Callable[[int], Float[Tensor, "b *d"]]:
+    """Rows of an array: step -> batch. Every epoch has an order of its own and leaves out the rest of n / batch."""
+    array = torch.as_tensor(array)
+    if not 0 < batch <= len(array):
+        raise ValueError(f"a batch of {batch} cannot be drawn from {len(array)} rows; it must be 1 to {len(array)}")
+    whole = len(array) // batch
+
+    def at(step: int) -> Float[Tensor, "b *d"]:
+        order = torch.randperm(len(array), generator=rng("epoch", seed, step // whole))
+        return array[order[step % whole * batch:(step % whole + 1) * batch]]
+    return at
+
+
+def digits() -> tuple[Float[Tensor, "n 1 8 8"], Int[Tensor, "n"]]:
+    """1,797 handwritten digits, 8x8 in [-1, 1], and which digit each is.
+
+    Source: Alpaydin & Kaynak 1998, UCI Machine Learning Repository (CC BY 4.0); see datasets/digits/README.md.
+    """
+    file = DATASETS / "digits" / "digits.npz"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: get the whole repository and install it with `pip install -e .`")
+    with np.load(file) as kept:
+        return torch.from_numpy(kept["pictures"]).float()[:, None] / 8 - 1, torch.from_numpy(kept["labels"]).long()
+
+
+class Pairs(NamedTuple):
+    """Pictures with the word numbers of their captions."""
+    pictures: Float[Tensor, "b 3 h w"]
+    captions: Int[Tensor, "b l"]
+
+
+def pictures(batch: int, seed: int = 0, size: int = 32) -> Callable[[int], Float[Tensor, "b 3 h w"]]:
+    """Endless fresh pictures of world `full`: step -> batch."""
+    return lambda step: render(full(batch, rng("pictures", seed, step)), size)
+
+
+def pairs(batch: int, seed: int = 0, *, size: int = 32, chinese: float = 0.) -> Callable[[int], Pairs]:
+    """Endless fresh pictures of world `full` with captions, a share `chinese` of them in Chinese: step -> batch."""
+    def at(step: int) -> Pairs:
+        generator = rng("pairs", seed, step)
+        scenes = full(batch, generator)
+        return Pairs(render(scenes, size), captions.encode(bilingual(scenes, generator, chinese)))
+    return at
+
+
+def bilingual(scenes: Scenes, generator: torch.Generator, chinese: float) -> list[str]:
+    """Captions of which the first share is in Chinese, the rest in English."""
+    k = round(len(scenes) * chinese)
+    return (captions.write(scenes[:k], generator, "zh") if k else []) + captions.write(scenes[k:], generator)
+
+
+class Contrast(NamedTuple):
+    """Pictures, their captions, and captions that are wrong in one point with whether they count."""
+    pictures: Float[Tensor, "b 3 h w"]
+    captions: Int[Tensor, "b l"]
+    wrong: Int[Tensor, "b k l"]
+    counts: Bool[Tensor, "b k"]
+
+
+def contrasts(batch: int, seed: int = 0, *, size: int = 32, chinese: float = 0.,
+              misses: int = 2) -> Callable[[int], Contrast]:
+    """Pairs of world `full`, each with some of the four near misses of its caption (hard negatives): step -> batch.
+
+    A near miss does not count where it reads like the right caption, or tells of what is held out of training.
+    """
+    def at(step: int) -> Contrast:
+        generator = rng("contrasts", seed, step)
+        scenes = full(batch, generator)
+        near = swapped(scenes, generator)
+        near = [near[k] for k in torch.randperm(len(near), generator=generator)[:misses].tolist()]
+        state = generator.get_state()                             # the same phrasing for right and wrong captions
+        right = captions.encode(bilingual(scenes, generator, chinese))
+        wrong = torch.stack([captions.encode(bilingual(m, generator.set_state(state), chinese)) for m in near], 1)
+        allowed = [~(held_out_pair(m).any(1) | held_out_relation(m)) for m in near]
+        return Contrast(render(scenes, size), right, wrong, torch.stack(allowed, 1) & (wrong != right[:, None]).any(-1))
+    return at
+
+
+def swapped(scenes: Scenes, generator: torch.Generator) -> list[Scenes]:
+    """Near misses of each scene, for captions that are wrong in one point: colours, shapes, sizes, places exchanged.
+
+    Where a scene has one thing, or two that agree in the word, the word is replaced by another instead.
+    """
+    misses = []
+    for name, table in (("colour", COLOURS), ("shape", SHAPES), ("size", SIZES)):
+        now = getattr(scenes, name)
+        step = torch.randint(1, len(table), now[:, :1].shape, generator=generator)
+        other = torch.cat([torch.where(now[:, :1] < 0, now[:, :1], (now[:, :1] + step) % len(table)), now[:, 1:]], 1)
+        exchange = (scenes.number == 2) & (now[:, 0] != now[:, 1])
+        misses.append(replace(scenes, **{name: torch.where(exchange[:, None], now.flip(1), other)}))
+    moved = (scenes.xy[:, :1] + torch.randint(1, 3, (len(scenes), 1, 2), generator=generator) / 4 - .125) % .75 + .125
+    xy = torch.where((scenes.number == 2)[:, None, None], scenes.xy.flip(1), moved.expand(-1, scenes.xy.shape[1], -1))
+    return [*misses, replace(scenes, xy=xy)]

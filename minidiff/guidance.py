@@ -27,7 +27,7 @@ def cfg_doubled(both: Denoise, scale: float) -> Denoise:
     """`cfg` with one evaluation of a doubled batch: `both` answers for the positive rows, then for the negative ones.
 
     The caller joins the two conditions, because only the network knows what a condition is:
-    `cfg_doubled(partial(denoiser, cond=torch.cat([cond, null])), 5.0)`.
+    `cfg_doubled(partial(denoiser, cond=text_encoder(encode(captions + [""] * len(captions)))), 5.0)`.
     Ho & Salimans (2022, arXiv 2207.12598), equation 6.
     """
 

@@ -1,4 +1,4 @@
-"""From noise to a picture: the one loop, its steps, and two solvers that think twice.
+"""From noise to a picture: the one loop, its steps, and two second-order solvers.
 
 A step goes from time t to the next time s in the list; `at` and `to` are the schedule's (alpha, sigma) at t and s.
 Every path is a generator of (x_s, x0_hat): films, previews and early stops cost nothing.
@@ -24,7 +24,10 @@ def noise(shape: tuple[int, ...], seed: int, *, first: int = 0) -> Float[Tensor,
 
 
 def noise_like(seed: int, *, first: int = 0) -> Callable[[Tensor], Tensor]:
-    """A `randn_like` for the steps with a stream for each row, apart from the streams of `noise`; one for each run."""
+    """A `randn_like` for a step, with a stream of its own for each row; make a new one for every run.
+
+    `sample(..., step=partial(ddim_step, eta=1., randn_like=noise_like(0)))`. The streams differ from those of `noise`.
+    """
     streams: list[torch.Generator] = []
 
     def randn_like(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
@@ -159,10 +162,12 @@ def heun_path(denoise: Denoise, x: Float[Tensor, "b *d"], times: Float[Tensor, "
 
 
 def dpmpp_path(denoise: Denoise, x: Float[Tensor, "b *d"], times: Float[Tensor, "n"], schedule: Schedule) -> Path:
-    """A DDIM step with x0 carried on to mid-step: x0 + (h / 2 h') (x0 - x0'), the step h in log(alpha/sigma).
+    """A DDIM step with x0 extrapolated to mid-step: x0 + h / (2 h_before) (x0 - x0_before), h in log(alpha/sigma).
 
-    Second order for one evaluation a step, because the last guess x0' is used again; the first and the last step are
-    plain DDIM. Lu et al. (2022, arXiv 2211.01095), algorithm 2 (DPM-Solver++ 2M).
+    Second order for one evaluation a step, because the guess of the step before is used again. The first and the last
+    step are plain DDIM; so is the second where alpha = 0 at the start (h_before is infinite there).
+
+    Lu et al. (2022, arXiv 2211.01095), algorithm 2 (DPM-Solver++ 2M).
     """
     log_ratio = [torch.log(alpha / sigma) for alpha, sigma in map(schedule, times)]
     x0 = before = None

@@ -25,7 +25,8 @@ def like(c: Float[Tensor, "..."], x: Float[Tensor, "b *d"]) -> Float[Tensor, "..
 def exact_time(t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """t in float64 on the CPU, once it is known to be a time that was never rounded to 16 bits."""
     if t.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"times must be float32 or float64, not {t.dtype}, which cannot tell one step from the next.")
+        raise ValueError(f"times are fractions in [0, 1] in float32 or float64, not {t.dtype}: divide step numbers by "
+                         "T, and keep times out of 16 bits, which cannot tell one step from the next.")
     t = t.cpu().double()
     if not ((t >= 0) & (t <= 1)).all():
         raise ValueError(f"times must lie between 0 (data) and 1 (noise), not {t.min():g} to {t.max():g}.")
@@ -115,6 +116,7 @@ def times(n: int, T: int | None = None) -> Float[Tensor, "m"]:
     With T they are rounded to the T steps of a discrete schedule: `times(50, schedule.T)`.
     """
     if n < 1 or (T is not None and n > T):
-        raise ValueError(f"{n} steps were asked for, but it must be at least 1 and at most the schedule's T = {T}.")
+        most = "" if T is None else f" and at most the schedule's T = {T}"
+        raise ValueError(f"{n} steps were asked for, but it must be at least 1{most}.")
     t = torch.linspace(1, 0, n + 1, dtype=torch.float64)
     return t if T is None else torch.round(t * T) / T

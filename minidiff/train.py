@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from minidiff import checkpoint as files
 from minidiff.data import rng
+from minidiff.processes import average_gradients, share, world
 
 
 def cosine(u: float) -> float:
@@ -68,38 +69,6 @@ def seeded(*key: int | str) -> Iterator[None]:
         yield
 
 
-def world() -> tuple[int, int]:
-    """(rank, number of processes): (0, 1), or what `torchrun` says, whose group is joined on the first call."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1
-    if not dist.is_initialized():
-        dist.init_process_group("gloo")
-    return dist.get_rank(), dist.get_world_size()
-
-
-def share(batch, rank: int, size: int):
-    """The rank-th of `size` equal parts of a batch: tensors in any nest of tuples, lists, dicts and dataclasses."""
-    if isinstance(batch, dict):
-        return {key: share(value, rank, size) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return getattr(type(batch), "_make", type(batch))(share(value, rank, size) for value in batch)
-    if dataclasses.is_dataclass(batch):
-        return dataclasses.replace(batch, **share(vars(batch), rank, size))
-    if not isinstance(batch, Tensor) or not batch.ndim:
-        raise TypeError(f"Processes share batches of tensors with a batch axis, not a {type(batch).__name__}.")
-    if len(batch) % size:
-        raise ValueError(f"{size} processes cannot share a batch of {len(batch)}: make its size a multiple of {size}.")
-    return batch.chunk(size)[rank]
-
-
-def average_gradients(parameters: list[nn.Parameter], size: int) -> None:
-    """∇L = (1/n) Σ_i ∇L_i over n processes, as one long vector, so that all of them exchange the same amount."""
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    dist.all_reduce(flat)
-    for p, g in zip(parameters, (flat / size).split([p.numel() for p in parameters]), strict=True):
-        p.grad = g.view_as(p)
-
-
 @dataclasses.dataclass
 class Training:
     """Minimise E[loss(batch)] over the parameters of `model` with AdamW; iterating takes one step and gives its `Log`.
@@ -116,10 +85,10 @@ class Training:
     steps: int
     lr: float = 1e-3
     seed: int = 0
-    warmup: int = 50                                # steps in which the learning rate rises to lr
-    schedule: Callable[[float], float] = cosine     # and its factor afterwards
+    warmup: int = 50                                # steps in which the learning rate rises from 0 to lr
+    lr_schedule: Callable[[float], float] = cosine  # times this factor, a function of the finished share of the run
     weight_decay: float = 0.0
-    clip: float = 1.0                               # longer gradients are cut to this norm; math.inf never cuts
+    grad_clip: float = 1.0                          # longer gradients are cut to this norm; math.inf never cuts
     betas: tuple[float, float] = (0.9, 0.99)
     ema: float | None = None                        # 0.999 averages the weights over about 1,000 steps
     autocast: torch.dtype | None = None             # torch.bfloat16 computes the loss in that precision
@@ -127,8 +96,12 @@ class Training:
     checkpoint_every: int = 500
 
     def __post_init__(self):
-        if self.steps < 1 or self.warmup < 0 or self.lr <= 0 or self.clip <= 0 or not 0 <= (self.ema or 0) < 1:
-            raise ValueError("A training needs steps >= 1, warmup >= 0, lr > 0, clip > 0 and 0 <= ema < 1.")
+        if not callable(self.batches):
+            raise TypeError("batches must be a function step -> batch, such as data.batches(array, 64), not "
+                            f"a {type(self.batches).__name__}.")
+        if self.steps < 1 or self.warmup < 0 or self.lr <= 0 or self.grad_clip <= 0 or not 0 <= (self.ema or 0) < 1:
+            raise ValueError("A training needs steps >= 1, warmup >= 0, lr > 0, grad_clip > 0 and 0 <= ema < 1, not "
+                             f"{self.steps}, {self.warmup}, {self.lr}, {self.grad_clip} and {self.ema}.")
         self.rank, self.size = world()
         self.logs = []
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -160,8 +133,8 @@ class Training:
             self.model.eval()
 
     def lr_at(self, k: int) -> float:
-        """lr · min(1, (k + 1)/warmup) · schedule(k/steps)"""
-        return self.lr * min(1.0, (k + 1) / max(self.warmup, 1)) * self.schedule(k / self.steps)
+        """lr · min(1, (k + 1)/warmup) · lr_schedule(k/steps)"""
+        return self.lr * min(1.0, (k + 1) / max(self.warmup, 1)) * self.lr_schedule(k / self.steps)
 
     def step(self) -> Log:
         """Loss, gradient, clipping, AdamW, average."""
@@ -173,7 +146,7 @@ class Training:
             losses["loss"].backward()
             if self.size > 1:
                 average_gradients(parameters, self.size)
-            norm = float(nn.utils.clip_grad_norm_(parameters, self.clip))
+            norm = float(nn.utils.clip_grad_norm_(parameters, self.grad_clip))
             if not math.isfinite(norm):
                 self.stop(f"the gradient is not finite though the loss is {values['loss']:.4g}")
         with files.unbroken():  # an update that Ctrl-C cuts in two could not be resumed
@@ -192,7 +165,10 @@ class Training:
         batch = share(batch, self.rank, self.size) if self.size > 1 else batch
         precision = torch.autocast(self.device, self.autocast, enabled=self.autocast is not None)
         with seeded(self.seed, "noise", k, self.rank), precision:
-            return self.loss(batch)
+            losses = self.loss(batch)
+        if not isinstance(losses, dict) or "loss" not in losses:
+            raise TypeError('The loss function must return a dict with the scalar to minimise: {"loss": scalar}.')
+        return losses
 
     def numbers(self, losses: dict[str, Float[Tensor, ""] | float]) -> dict[str, float]:
         """The scalars, averaged over the processes; a loss that is not finite ends the run."""
@@ -222,9 +198,9 @@ class Training:
 
     def fingerprint(self) -> dict[str, str]:
         """What has to be equal for a checkpoint to belong to this run."""
-        settings = "steps", "lr", "seed", "warmup", "weight_decay", "clip", "betas", "ema", "autocast"
+        settings = "steps", "lr", "seed", "warmup", "weight_decay", "grad_clip", "betas", "ema", "autocast"
         return {name: str(getattr(self, name)) for name in settings} | {
-            "schedule": str([self.schedule(i / 8) for i in range(8)]), "processes": str(self.size),
+            "lr_schedule": str([self.lr_schedule(i / 8) for i in range(8)]), "processes": str(self.size),
             "model": f"{type(self.model).__name__} with {sum(p.numel() for p in self.parameters.values())} parameters"}
 
     def save(self) -> None:
@@ -251,16 +227,19 @@ class Training:
 
 
 def fit(model: nn.Module, loss: Callable, batches: Callable, *, steps: int, lr: float = 1e-3, seed: int = 0,
-        warmup: int = 50, schedule: Callable[[float], float] = cosine, weight_decay: float = 0.0,
-        clip: float = 1.0, betas: tuple[float, float] = (0.9, 0.99), ema: float | None = None,
+        warmup: int = 50, lr_schedule: Callable[[float], float] = cosine, weight_decay: float = 0.0,
+        grad_clip: float = 1.0, betas: tuple[float, float] = (0.9, 0.99), ema: float | None = None,
         autocast: torch.dtype | None = None, checkpoint: str | Path | None = None,
         checkpoint_every: int = 500) -> History:
-    """Take all the steps of a `Training`, whose page explains the arguments, behind a progress bar.
+    """Minimise loss(batch)["loss"] over batches(0), batches(1), … with AdamW, behind a progress bar.
 
-    Afterwards `model` holds the last weights and `history.ema`, if asked for, the averaged ones, both in eval mode.
+    warmup and lr_schedule shape the learning rate, grad_clip bounds the gradient's norm, ema (such as 0.999) averages
+    the weights, autocast (torch.bfloat16) computes the loss in that precision, checkpoint is a file from which the same
+    call made again goes on. `Training` has the details. Afterwards `model` holds the last weights and `history.ema`, if
+    asked for, the averaged ones, both in eval mode.
     """
-    run = Training(model, loss, batches, steps=steps, lr=lr, seed=seed, warmup=warmup, schedule=schedule,
-                   weight_decay=weight_decay, clip=clip, betas=betas, ema=ema, autocast=autocast,
+    run = Training(model, loss, batches, steps=steps, lr=lr, seed=seed, warmup=warmup, lr_schedule=lr_schedule,
+                   weight_decay=weight_decay, grad_clip=grad_clip, betas=betas, ema=ema, autocast=autocast,
                    checkpoint=checkpoint, checkpoint_every=checkpoint_every)
     hidden = run.rank > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     with closing(iter(run)) as logs, tqdm(total=steps, initial=len(run.logs), disable=hidden) as bar:

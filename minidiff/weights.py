@@ -76,7 +76,7 @@ def located(name: str | Path) -> Path:
     if isinstance(name, Path) or Path(name).name != name or name.endswith(".safetensors"):
         return Path(name)
     if name not in names():
-        nearest = ", ".join(difflib.get_close_matches(name, names(), cutoff=0)) or "none: no model is shipped"
+        nearest = ", ".join(difflib.get_close_matches(name, names(), cutoff=0)) or "none: no model is shipped yet"
         raise FileNotFoundError(f"No shipped model is called {name!r}; the nearest names are {nearest}.")
     return TRAINED / f"{name}.safetensors"
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = [
-    "scenes captions oracle data plot notebook train checkpoint weights layers autoregressive",
+    "scenes captions rates oracle data plot notebook train processes checkpoint weights layers autoregressive",
     "mixture",
     "autoencoder",
     "flow",

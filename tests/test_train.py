@@ -106,7 +106,7 @@ def test_each_step_is_adamw_on_the_clipped_gradient_written_out():
     lr, b1, b2, decay, clip, steps, warmup, ema = 0.05, 0.8, 0.95, 0.1, 1.5, 40, 8, 0.7
     logs = train.Training(model, lambda b: {"loss": (model(b[0])[:, 0] - b[1]).square().mean()},
                           lambda k: (torch.tensor(x), torch.tensor(y)), steps=steps, lr=lr, warmup=warmup,
-                          weight_decay=decay, clip=clip, betas=(b1, b2), ema=ema)
+                          weight_decay=decay, grad_clip=clip, betas=(b1, b2), ema=ema)
     m, v, mean, clipped = np.zeros(2), np.zeros(2), start_w, 0
     for k, log in enumerate(logs):
         residual = x @ w - y
@@ -127,7 +127,7 @@ def test_each_step_is_adamw_on_the_clipped_gradient_written_out():
 
 
 def test_constant_schedule_and_no_warmup():
-    run = start(schedule=train.constant, warmup=0, lr=0.01)
+    run = start(lr_schedule=train.constant, warmup=0, lr=0.01)
     assert {log.lr for log in run} == {0.01}
 
 
@@ -324,8 +324,8 @@ def environment(**more) -> dict:
 
 @pytest.mark.parametrize("change, sentence", [
     ({"lr": 2e-3}, "lr is 0.001 there, 0.002 here"), ({"seed": 0}, "seed is 4 there, 0 here"), ({"steps": 13}, "steps"),
-    ({"ema": None}, "ema is 0.9 there, None here"), ({"schedule": train.constant}, "schedule is"),
-    ({"clip": 2.0}, "clip"), ({"warmup": 4}, "warmup"), ({"betas": (0.9, 0.999)}, "betas"),
+    ({"ema": None}, "ema is 0.9 there, None here"), ({"lr_schedule": train.constant}, "lr_schedule is"),
+    ({"grad_clip": 2.0}, "grad_clip"), ({"warmup": 4}, "warmup"), ({"betas": (0.9, 0.999)}, "betas"),
     ({"weight_decay": 0.1}, "weight_decay"), ({"autocast": torch.bfloat16}, "autocast")])
 def test_the_checkpoint_of_another_run_is_refused(tmp_path, change, sentence):
     path = tmp_path / "run.ckpt"
@@ -388,7 +388,7 @@ def test_a_step_that_is_not_finite_stops_and_changes_nothing(bad, sentence):
 
 
 @pytest.mark.parametrize("change", [
-    {"steps": 0}, {"lr": 0.0}, {"warmup": -1}, {"clip": 0.0}, {"ema": 1.0}, {"ema": -0.5}])
+    {"steps": 0}, {"lr": 0.0}, {"warmup": -1}, {"grad_clip": 0.0}, {"ema": 1.0}, {"ema": -0.5}])
 def test_settings_out_of_range(change):
     with pytest.raises(ValueError, match="A training needs steps >= 1"):
         start(**change)
@@ -491,3 +491,11 @@ def test_two_processes_walk_the_same_path_as_one(tmp_path):
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(two["weights"], one["weights"], rtol=0, atol=1e-5)
     assert one["loss"][-1] < one["loss"][0]
+
+
+def test_batches_that_are_no_function_and_losses_that_are_no_dict_are_refused():
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(TypeError, match="step -> batch"):
+        train.fit(model, lambda x: {"loss": model(x).mean()}, [torch.ones(2, 1)], steps=1)
+    with pytest.raises(TypeError, match="must return a dict"):
+        train.fit(model, lambda x: model(x).mean(), lambda k: torch.ones(2, 1), steps=1)

@@ -34,6 +34,8 @@ def train(args: argparse.Namespace) -> None:
     checkpoint = RUNS / f"{args.recipe}.safetensors"
     if checkpoint.exists() and not args.resume:
         raise ValueError(f"{checkpoint} holds an earlier run: add --resume to go on, or delete it to start anew")
+    if args.resume and not checkpoint.exists():
+        raise ValueError(f"there is no run to resume at {checkpoint.resolve()}: leave --resume out to start one")
     RECIPES[args.recipe](Path(args.folder or weights.TRAINED))
 
 
@@ -51,7 +53,7 @@ def show(args: argparse.Namespace) -> None:
     from minidiff import weights
     for name in weights.names():
         about = weights.describe(name)
-        print(f"{name:20s} {about['class']:36s} {about['minutes']} min on {about['machine']}")
+        print(f"{name:20s} {about['class']:36s} {about.get('minutes')} min on {about.get('machine')}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,14 +72,14 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--weights", default="text-to-image", help="a shipped model or a file")
     verb = verbs.add_parser("train", help="make a weight file again, from nothing")
     verb.set_defaults(run=train)
-    verb.add_argument("recipe")
+    verb.add_argument("recipe", help="in this order: latent-autoencoder, clip, text-to-image")
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    verb.add_argument("--folder", help="where the weights go (the shipped ones' folder)")
+    verb.add_argument("--folder", help="where weights go and parts are found (the shipped ones' folder)")
     verb = verbs.add_parser("score", help="the accuracy table of a model")
     verb.set_defaults(run=score)
     verb.add_argument("weights", nargs="?", default="text-to-image")
     verb.add_argument("-n", type=positive, default=2000, help="captions of each kind (2000)")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--seed", type=int, default=0, help="0 draws the captions of the shipped file's own table again")
     verbs.add_parser("list", help="the shipped models").set_defaults(run=show)
     return top
 
@@ -97,6 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (UnknownWord, ValueError, OSError) as error:
         print(f"minidiff: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as stop:                            # a training whose loss is not finite any more
+        print(f"minidiff: {stop}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"\nminidiff: {stop or 'stopped'}", file=sys.stderr)
         return 130

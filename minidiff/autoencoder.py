@@ -6,7 +6,7 @@ from minidiff.layers import GroupNorm, ResidualBlock
 
 
 class Encoder(nn.Module):
-    """Pictures [b c h w] to codes [b d h/f w/f]: 2x2 pixels become channels, then half the side a further width."""
+    """Pictures [b c h w] to codes [b d h/f w/f], f = 2^len(widths): each width halves the side."""
 
     def __init__(self, c: int, d: int, widths: tuple[int, ...], blocks: int = 1):
         super().__init__()
@@ -19,12 +19,12 @@ class Encoder(nn.Module):
                                  nn.Conv2d(widths[-1], d, 3, padding=1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """Source: chapter 2."""
+        """The code of pictures; their sides must be multiples of f."""
         return self.net(x)
 
 
 class Decoder(nn.Module):
-    """Codes [b d i j] to pictures [b c h w]: the encoder's way back, widths from the code's side to the picture's."""
+    """Codes [b d i j] to pictures [b c h w]: the encoder backwards; widths from the code's side to the picture's."""
 
     def __init__(self, d: int, c: int, widths: tuple[int, ...], blocks: int = 2):
         super().__init__()
@@ -37,5 +37,5 @@ class Decoder(nn.Module):
                                  nn.Conv2d(widths[-1], 4 * c, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, z: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
-        """Source: chapter 2."""
+        """The picture of codes, not kept within [-1, 1]."""
         return self.net(z)

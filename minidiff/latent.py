@@ -21,12 +21,12 @@ from minidiff.unet import UNet, UNetConfig
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """Channels and side of the code, the widths on the way there and back, and the weight of the KL term."""
-    channels: int = 4
-    side: int = 8
-    encoder: tuple[int, ...] = (32, 64)
-    decoder: tuple[int, ...] = (96, 64)
-    kl: float = 2e-5
+    """What a latent auto-encoder is made of; the code's side is the picture's by 2^(number of widths)."""
+    channels: int = 4                                   # of the code
+    side: int = 8                                       # of the code of the pictures it is trained on
+    encoder: tuple[int, ...] = (32, 64)                 # channels inside, from the picture to the code
+    decoder: tuple[int, ...] = (96, 64)                 # and back
+    kl: float = 2e-5                                    # weight of the KL term
 
 
 class LatentAutoencoder(nn.Module):
@@ -42,11 +42,14 @@ class LatentAutoencoder(nn.Module):
 
     def posterior(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), before standardisation."""
+        step = 2 ** len(self.config.encoder)
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % step or x.shape[3] % step:
+            raise ValueError(f"pictures are [b, 3, h, w] with sides divisible by {step}, not {list(x.shape)}")
         mean, log_var = self.encoder(x).float().chunk(2, 1)
         return mean, log_var.clamp(-15, 5)
 
     def encode(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c i j"]:
-        """The standardised mean code of pictures in [-1, 1]: zero mean and unit variance over the world's pictures."""
+        """The mean code of pictures in [-1, 1], standardised: after `standardise`, of mean 0 and variance 1."""
         return (self.posterior(x)[0] - self.mean) / self.std
 
     def decode(self, z: Float[Tensor, "b c i j"]) -> Float[Tensor, "b 3 h w"]:
@@ -88,6 +91,10 @@ class TextToImage(nn.Module):
 
     def __init__(self, config: TextToImageConfig, *, autoencoder: LatentAutoencoder, text_encoder: TextEncoder):
         super().__init__()
+        code, unet = autoencoder.config, config.unet
+        if (code.channels, code.side, text_encoder.config.d) != (unet.channels, unet.side, unet.d_text):
+            raise ValueError(f"the U-Net is for codes of {unet.channels} channels and side {unet.side} and text of "
+                             f"width {unet.d_text}, not {code.channels}, {code.side} and {text_encoder.config.d}")
         self.config = config
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.text_encoder = text_encoder.eval().requires_grad_(False)
@@ -118,25 +125,26 @@ class TextToImage(nn.Module):
         return cfg_doubled(partial(self.denoiser, cond=both), scale)
 
     @torch.no_grad()
-    def path(self, captions: list[str], *, scale: float = 3., steps: int = 25, seed: int = 0,
+    def path(self, captions: list[str], *, scale: float = 3., steps: int = 25, seed: int = 0, first: int = 0,
              negative: str = "") -> Iterator[tuple[Tensor, Tensor]]:
         """(z_t, z0_hat) after each step from noise to a code; `autoencoder.decode` shows either of them."""
         if isinstance(captions, str) or not captions:
-            raise TypeError("paint takes a list of at least one caption; put a single one into brackets")
+            raise TypeError("captions come as a list of at least one; put a single one into brackets")
         unet = self.config.unet
-        z = noise((len(captions), unet.channels, unet.side, unet.side), seed)
+        z = noise((len(captions), unet.channels, unet.side, unet.side), seed, first=first)
         yield from dpmpp_path(self.denoise(list(captions), negative, scale), z, times(steps), self.schedule)
 
     @torch.no_grad()
-    def paint(self, captions: list[str], *, scale: float = 3., steps: int = 25, seed: int = 0,
+    def paint(self, captions: list[str], *, scale: float = 3., steps: int = 25, seed: int = 0, first: int = 0,
               negative: str = "") -> Float[Tensor, "b 3 h w"]:
-        """Pictures of the captions in [-1, 1]; picture i depends on its caption, the seed and i, not on the batch.
+        """Pictures of the captions in [-1, 1]; the i-th depends on its caption, the seed and first + i alone.
 
-        scale: how far to go from the guess without a caption towards the one with it (1: no guidance); negative: a
-        caption to keep away from. Unknown words raise `captions.UnknownWord`, the empty caption paints anything.
+        scale: how far to go from the guess without a caption towards the one with it (1: no guidance, and `negative`
+        has no effect); negative: a caption to keep away from. Unknown words raise `captions.UnknownWord`, the empty
+        caption paints anything.
         """
-        return self.autoencoder.decode(last(self.path(captions, scale=scale, steps=steps, seed=seed, negative=negative))
-                                       ).clamp(-1, 1)
+        path = self.path(captions, scale=scale, steps=steps, seed=seed, first=first, negative=negative)
+        return self.autoencoder.decode(last(path)).clamp(-1, 1)
 
 
 def drop(cond: Int[Tensor, "b l"], null: Int[Tensor, "1 l"], p: float) -> Int[Tensor, "b l"]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def sinusoids(t: Float[Tensor, "*b"], d: int, longest: float = 1e4) -> Float[Tensor, "*b d"]:
-    """cos(t w_i), sin(t w_i) for d/2 frequencies w_i from 1 down to 1/longest.
+    """cos(t w_i), sin(t w_i) for the frequencies w_i = longest^(-2i/d), i = 0 ... d/2 - 1: from 1 to almost 1/longest.
 
     Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5.
     """
@@ -29,7 +29,10 @@ class TimeEmbedding(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Eight groups of channels, each normalised; in float32 whatever comes in (bfloat16 is slow and rough here)."""
+    """gcd(c, 8) groups of channels, each normalised to mean 0 and variance 1, then scaled and shifted by channel.
+
+    It computes in float32 whatever comes in: bfloat16 is slow and rough here.
+    """
 
     def __init__(self, c: int):
         super().__init__(math.gcd(c, 8), c)
@@ -40,7 +43,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), told of a vector by a scale and a shift of the second norm."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), conditioned by a scale and a shift after the second norm."""
 
     def __init__(self, c_in: int, c_out: int, d_cond: int = 0):
         super().__init__()
@@ -48,11 +51,11 @@ class ResidualBlock(nn.Module):
         self.norm2, self.conv2 = GroupNorm(c_out), nn.Conv2d(c_out, c_out, 3, padding=1)
         self.cond = nn.Linear(d_cond, 2 * c_out) if d_cond else None
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)                         # the block starts as its own skip
+        nn.init.zeros_(self.conv2.weight)                         # at first the block passes on its skip and a bias
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Float[Tensor, "b d"] | None = None
                 ) -> Float[Tensor, "b k h w"]:
-        """Source: He et al. 2016 (arXiv 1603.05027), figure 4e; scale and shift: Dhariwal & Nichol 2021, equation 4."""
+        """Source: He et al. 2016 (arXiv 1603.05027), figure 4e; scale, shift: Dhariwal & Nichol 2021, section 3.1."""
         h = self.norm2(self.conv1(F.silu(self.norm1(x))))
         if self.cond is not None:
             scale, shift = self.cond(F.silu(cond))[:, :, None, None].chunk(2, 1)
@@ -84,7 +87,8 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(d)) v.
 
-    PyTorch's fused form, but for bfloat16 on a CPU, where its way back takes three to ten times as long as the formula.
+    PyTorch's fused form, but for bfloat16 on a CPU, where its backward pass takes three to ten times as long as the
+    formula's.
     """
     if q.dtype != torch.bfloat16 or q.device.type != "cpu" or causal:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

@@ -19,12 +19,12 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Width, depth and heads of the transformer; length and vocabulary are the captions'."""
+    """Width, depth and heads of the transformer; length and words are the captions'."""
     d: int = 128
     layers: int = 3
     heads: int = 4
     length: int = LENGTH
-    vocabulary: int = len(VOCABULARY)
+    words: tuple[str, ...] = VOCABULARY
 
 
 class TextEncoder(nn.Module):
@@ -36,8 +36,10 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig):
         super().__init__()
+        if VOCABULARY[:len(config.words)] != config.words:
+            raise ValueError("this text encoder was trained on other words, or another order of them, than today")
         self.config = config
-        self.word = nn.Embedding(config.vocabulary, config.d)
+        self.word = nn.Embedding(len(config.words), config.d)
         self.neighbours = nn.Conv1d(config.d, config.d, 5, padding=2)
         self.position = nn.Parameter(torch.randn(config.length, config.d) * .3)
         self.blocks = nn.ModuleList(TransformerBlock(config.d, config.heads) for _ in range(config.layers))

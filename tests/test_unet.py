@@ -1,4 +1,6 @@
 """The U-Net: every input reaches every output, skips join twins, the text enters by attention, the time everywhere."""
+import dataclasses
+
 import pytest
 import torch
 
@@ -50,7 +52,8 @@ def test_time_words_and_their_mask_are_heard():
 
 def test_without_text_there_is_nothing_to_hear_it_with():
     net = UNet(UNetConfig(channels=1, side=8, widths=(16, 16), d_text=0))
-    assert net.pooled is None and all(m.words is None for m in net.modules() if isinstance(m, SpatialTransformer))
+    transformers = [m for m in net.modules() if isinstance(m, SpatialTransformer)]
+    assert net.pooled is None and transformers and all(m.cross_attention is None for m in transformers)
     assert net(torch.randn(3, 1, 8, 8), torch.rand(3)).shape == (3, 1, 8, 8)
 
 
@@ -77,3 +80,17 @@ def test_a_new_network_predicts_one_number_a_channel():
 def test_any_number_of_levels(widths):
     net = UNet(UNetConfig(channels=3, side=8, widths=widths, attend=(True,) * len(widths), d_text=0))
     assert net(torch.randn(1, 3, 8, 8), torch.rand(1)).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("change, says", [({"attend": (True,)}, "3 widths"), ({"side": 6}, "multiple of 4")])
+def test_a_config_that_cannot_work_is_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        dataclasses.replace(SMALL, **change)
+
+
+def test_what_the_network_was_not_built_for_is_refused():
+    net, x, t = awake(), torch.randn(1, 2, 8, 8), torch.rand(1)
+    with pytest.raises(ValueError, match="pass cond"):
+        net(x, t)
+    with pytest.raises(ValueError, match="side 8"):
+        net(torch.randn(1, 2, 16, 16), t, text(1))

@@ -1,7 +1,6 @@
 """What every recipe does besides training: start from a seed, choose the precision, report, and tell the machine."""
 import json
 import platform
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,9 +14,9 @@ RUNS = Path("runs")                                    # checkpoints of unfinish
 
 
 def fast_precision() -> torch.dtype | None:
-    """bfloat16 where this processor computes in it, None (float32) elsewhere."""
-    native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else None
+    """bfloat16 where the processor has instructions for it, None (float32) elsewhere. Recipes run on the CPU."""
+    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")         # not in every version of PyTorch
+    return torch.bfloat16 if any(getattr(torch.cpu, ask, lambda: False)() for ask in asks) else None
 
 
 def made(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -28,20 +27,25 @@ def made(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 def machine() -> str:
     """What the recipe ran on, in words."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    return f"{device}, {platform.machine()}, torch {torch.__version__}, {fast_precision() or torch.float32}"
+    precision = str(fast_precision() or torch.float32).removeprefix("torch.")
+    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, torch {torch.__version__}, {precision}"
 
 
 class Notes:
     """Rows that a run has measured on its way, kept in a JSON file so that an interrupted run does not lose them."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, steps: int):
         self.path = path
-        self.rows = json.loads(path.read_text()) if path.exists() else []
+        rows = json.loads(path.read_text()) if path.exists() else []
+        self.rows = [row for row in rows if row["step"] <= steps]                   # not those of an earlier run
+
+    def has(self, step: int) -> bool:
+        """Whether this step has its row."""
+        return any(row["step"] == step for row in self.rows)
 
     def add(self, row: dict) -> None:
-        """One more row; an older one of the same step, from before an interruption, is replaced."""
-        self.rows = [old for old in self.rows if old["step"] < row["step"]] + [row]
+        """One more row."""
+        self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write(self.path, json.dumps(self.rows, indent=1).encode())
         print("   ", {name: kept["right"] for name, kept in row["accuracy"].items()}, flush=True)
@@ -49,13 +53,11 @@ class Notes:
 
 def followed(run: Training, name: str, every: int = 100) -> Iterator[Log]:
     """The run's logs; now and then a line with the mean losses since the last line."""
-    sums, started = {}, time.perf_counter()
+    sums, n = {}, 0
     for log in run:
-        sums = {key: sums.get(key, 0.) + value for key, value in log.losses.items()}
+        sums, n = {key: sums.get(key, 0.) + value for key, value in log.losses.items()}, n + 1
         if (log.step + 1) % every == 0 or log.step + 1 == run.steps:
-            n = (log.step % every) + 1
             means = ", ".join(f"{key} {value / n:.4g}" for key, value in sums.items())
             print(f"{name}: step {log.step + 1} of {run.steps}, {log.seconds / 60:.1f} min: {means}", flush=True)
-            sums = {}
+            sums, n = {}, 0
         yield log
-    print(f"{name}: done, {(time.perf_counter() - started) / 60:.1f} min in this call", flush=True)

@@ -2,17 +2,20 @@
 
 Each function is a whole run that goes on where it was interrupted; what it measured goes into the weight file.
 """
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from minidiff import captions, data, weights
 from minidiff.clip import Clip, ClipConfig
 from minidiff.data import rng
 from minidiff.latent import LatentAutoencoder, LatentConfig, TextToImage, TextToImageConfig
-from minidiff.oracle import Rate, prompt_accuracy, read
+from minidiff.oracle import prompt_accuracy, read, same
+from minidiff.rates import Rate
 from minidiff.recipes.about import RUNS, Notes, fast_precision, followed, machine, made
-from minidiff.scenes import Scene, full, render
+from minidiff.scenes import full, render
 from minidiff.text import TextConfig, TextEncoder
 from minidiff.train import Training
 
@@ -22,8 +25,8 @@ TABLE = {"one object, seen": "one", "two objects, seen": "two",
          "two objects, held-out relation": "two, held-out relation"}
 
 
-def latent_autoencoder(folder: Path = weights.TRAINED, steps: int = 6000) -> None:
-    """latent-autoencoder: 32x32 pictures of world `full` into 8x8x4 codes."""
+def latent_autoencoder(folder: Path = weights.TRAINED, steps: int = 6000, n: int = 10_000) -> None:
+    """latent-autoencoder: 32x32 pictures of world `full` into 8x8x4 codes; n pictures measure the file."""
     model = made(lambda: LatentAutoencoder(LatentConfig()))
     run = Training(model, model.loss, data.pictures(64), steps=steps, lr=1e-3, warmup=200, ema=.999,
                    autocast=fast_precision(), checkpoint=RUNS / "latent-autoencoder.safetensors")
@@ -32,8 +35,18 @@ def latent_autoencoder(folder: Path = weights.TRAINED, steps: int = 6000) -> Non
     best = run.averaged
     best.standardise(data.pictures(2048, seed=1)(0))
     about = {"recipe": "latent_diffusion.latent_autoencoder", "seed": 0, "steps": steps, "machine": machine(),
-             "minutes": round(run.logs[-1].seconds / 60, 1), "quality": reconstruction(best)}
-    weights.save(folder / "latent-autoencoder.safetensors", best, dtype=torch.float16, about=about)
+             "minutes": round(run.logs[-1].seconds / 60, 1)}
+    path = folder / "latent-autoencoder.safetensors"
+    weights.save(path, best, dtype=torch.float16, about=about)
+    measured(path, lambda model: reconstruction(model, n))
+
+
+def measured(path: Path, measure: Callable[[nn.Module], dict]) -> None:
+    """Measure the model as the file holds it, and put what it reached into the file."""
+    about = {k: v for k, v in weights.describe(path).items() if k not in weights.IDENTITY}
+    parts = {child: note["file"] for child, note in weights.describe(path)["parts"].items()}
+    quality = measure(weights.load(path))
+    weights.save(path, weights.load(path), dtype=torch.float16, about=about | {"quality": quality}, parts=parts)
 
 
 @torch.no_grad()
@@ -43,16 +56,10 @@ def reconstruction(model: LatentAutoencoder, n: int = 10_000, seed: int = 2) -> 
     x = render(scenes)
     y = torch.cat([model.decode(model.encode(part)) for part in x.split(256)]).clamp(-1, 1)
     square, inside = (x - y).square().mean(1), (x - x[:, :, :1, :1]).abs().amax(1) > .02
-    same = sum(after is not None and words(before) == words(after)
-               for before, after in zip(scenes, read(y), strict=True))
+    kept = sum(map(same, scenes, read(y)))
     psnr = {name: round(float(10 * torch.log10(4 / value)), 2) for name, value in
             (("psnr", square.mean()), ("psnr inside objects", square[inside].mean()))}
-    return psnr | {"read as the same scene": str(Rate(same, n))}
-
-
-def words(scene: Scene) -> tuple:
-    """What a scene shows, places apart: the background and, in any order, the words of its things."""
-    return scene.background, sorted((t.shape, t.colour, t.size, t.style) for t in scene.things)
+    return psnr | {"read as the same scene": str(Rate(kept, n))}
 
 
 def clip(folder: Path = weights.TRAINED, steps: int = 4000) -> None:
@@ -62,46 +69,74 @@ def clip(folder: Path = weights.TRAINED, steps: int = 4000) -> None:
                    weight_decay=.01, autocast=fast_precision(), checkpoint=RUNS / "clip.safetensors")
     for _ in followed(run, "clip"):
         pass
-    with torch.no_grad():
-        quality = {k: round(float(v), 4) for k, v in model.loss(data.contrasts(512, seed=1)(0)).items()}
     about = {"recipe": "latent_diffusion.clip", "seed": 0, "steps": steps, "machine": machine(),
-             "minutes": round(run.logs[-1].seconds / 60, 1), "quality of 512 English pairs": quality}
+             "minutes": round(run.logs[-1].seconds / 60, 1)}
     weights.save(folder / "text-encoder.safetensors", model.text, dtype=torch.float16, about=about)
     weights.save(folder / "clip.safetensors", model, dtype=torch.float16, parts={"text": "text-encoder"}, about=about)
+    measured(folder / "clip.safetensors", near_misses)
 
 
-def text_to_image(folder: Path = weights.TRAINED, steps: int = 18_000) -> None:
-    """text-to-image: a U-Net with cross-attention that denoises codes, both other parts frozen."""
+@torch.no_grad()
+def near_misses(model: Clip, n: int = 1000) -> dict:
+    """How often a picture is nearer to its complete caption than to one with a word of its things exchanged."""
+    out = {}
+    for split in ("one", "two"):
+        scenes = full(n, rng("near misses", split), split)
+        pictures, generator = model.encode_pictures(render(scenes)), rng("told", split)
+        state, misses = generator.get_state(), data.swapped(scenes, rng("swapped", split))
+        told = [captions.write(s, generator.set_state(state), complete=True) for s in (scenes, *misses)]
+        right, *wrong = ((pictures * model.encode_text(captions.encode(t))).sum(1) for t in told)
+        for name, near, text in zip(("colour", "shape", "size", "place"), wrong, told[1:], strict=True):
+            counts = torch.tensor([not captions.matches(s, t) for s, t in zip(scenes, text, strict=True)])
+            out[f"{split}: {name}"] = str(Rate(int((right > near)[counts].sum()), int(counts.sum())))
+    return out
+
+
+def text_to_image(folder: Path = weights.TRAINED, steps: int = 18_000, n: int = 2000) -> None:
+    """text-to-image: a U-Net with cross-attention that denoises codes, both other parts frozen; n captions a row."""
     parts = {"autoencoder": "latent-autoencoder", "text_encoder": "text-encoder"}
     loaded = {child: weights.load(folder / f"{file}.safetensors") for child, file in parts.items()}
     model = made(lambda: TextToImage(TextToImageConfig(), **loaded))
     run = Training(model, model.loss, data.pairs(128, chinese=.2), steps=steps, lr=1.5e-3, warmup=500, ema=.9995,
                    weight_decay=.01, autocast=fast_precision(), checkpoint=RUNS / "text-to-image.safetensors")
-    curve = Notes(RUNS / "text-to-image.curve.json")
-    for log in followed(run, "text-to-image"):
-        if (log.step + 1) % 1000 == 0:
-            curve.add({"minutes": round(log.seconds / 60, 1), "step": log.step + 1, "accuracy": {
-                name: {k: round(r.value, 3) for k, r in rates.items()}
-                for name, rates in table(run.averaged, 128, "curve").items()}})
+    curve = Notes(RUNS / "text-to-image.curve.json", len(run.logs))
+    look(run, curve)                                              # if the interruption came in the middle of a look
+    for _ in followed(run, "text-to-image"):
+        look(run, curve)
     about = {"recipe": "latent_diffusion.text_to_image", "seed": 0, "steps": steps, "machine": machine(),
              "minutes": round(run.logs[-1].seconds / 60, 1), "curve": curve.rows}
-    path = folder / "text-to-image.safetensors"
-    weights.save(path, run.averaged, dtype=torch.float16, about=about, parts=parts)
-    quality = {name: {k: str(r) for k, r in rates.items()}
-               for name, rates in table(weights.load(path), 2000, "score", 0).items()}
-    weights.save(path, weights.load(path), dtype=torch.float16, about=about | {"quality": quality}, parts=parts)
+    weights.save(folder / "text-to-image.safetensors", run.averaged, dtype=torch.float16, about=about, parts=parts)
+    measured(folder / "text-to-image.safetensors", lambda model: quality(model, n))
+
+
+def look(run: Training, curve: Notes, every: int = 2000) -> None:
+    """A row of the curve of accuracy against minutes, after every so many steps: 128 captions of each kind."""
+    done = len(run.logs)
+    if done and done % every == 0 and not curve.has(done):
+        curve.add({"minutes": round(run.logs[-1].seconds / 60, 1), "step": done, "accuracy": {
+            name: {k: round(r.value, 3) for k, r in rates.items()}
+            for name, rates in table(run.averaged, 128, "curve").items()}})
+
+
+def quality(model: TextToImage, n: int) -> dict:
+    """The accuracy table in both languages, on seeds used for nothing else."""
+    return {language: {name: {k: str(r) for k, r in rates.items()}
+                       for name, rates in table(model, n, "score", 0, language=language).items()}
+            for language, n in (("en", n), ("zh", n // 4))}
 
 
 def table(model: TextToImage, n: int = 2000, *key: int | str, language: str = "en") -> dict[str, dict[str, Rate]]:
-    """Prompt accuracy by kind of caption: n complete captions of each, default steps and scale; `key` seeds scenes."""
-    out = {}
-    for row, (name, split) in enumerate(TABLE.items()):
-        scenes = full(n, rng("table", *key, split), split)
-        told = captions.write(scenes, rng("told", *key, split), language, complete=True)
-        seed = rng("noise", *key, row).initial_seed()
-        pictures = [model.paint(told[i:i + 250], seed=seed + i) for i in range(0, n, 250)]
-        out[name] = prompt_accuracy(torch.cat(pictures), told)
-    return out
+    """Prompt accuracy by kind of caption: n complete captions of each, default steps and scale; `key` is the seed."""
+    return {name: accuracy(model, split, n, *key, language=language) for name, split in TABLE.items()}
+
+
+def accuracy(model: TextToImage, split: str, n: int, *key: int | str, language: str = "en") -> dict[str, Rate]:
+    """Prompt accuracy on n complete captions of one split."""
+    scenes = full(n, rng("table", *key, split), split)
+    told = captions.write(scenes, rng("told", *key, split), language, complete=True)
+    seed = rng("noise", *key, split).initial_seed()
+    pictures = [model.paint(told[i:i + 250], seed=seed, first=i) for i in range(0, n, 250)]
+    return prompt_accuracy(torch.cat(pictures), told)
 
 
 RECIPES = {"latent-autoencoder": latent_autoencoder, "clip": clip, "text-to-image": text_to_image}

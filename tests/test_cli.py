@@ -14,7 +14,6 @@ from minidiff.data import rng
 from minidiff.scenes import full
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif("text-to-image" not in weights.names(), reason="no text-to-image model is shipped yet")
 SENTENCE = "a red circle above a blue square on black"
 
 
@@ -22,13 +21,15 @@ def test_paint_writes_the_same_picture_twice(tmp_path, capsys):
     for name in ("one.png", "two.png"):
         assert main(["paint", SENTENCE, "-n", "2", "--steps", "5", "-o", str(tmp_path / name)]) == 0
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    assert Image.open(tmp_path / "one.png").size[0] > 64 and "one.png" in capsys.readouterr().out
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.size[0] > 64 and "one.png" in capsys.readouterr().out
 
 
 def test_film(tmp_path):
     assert main(["paint", SENTENCE, "-n", "1", "--steps", "4", "-o", str(tmp_path / "p.png"),
                  "--film", str(tmp_path / "p.gif")]) == 0
-    assert Image.open(tmp_path / "p.gif").n_frames >= 3
+    with Image.open(tmp_path / "p.gif") as film:
+        assert film.n_frames >= 3
 
 
 @pytest.mark.parametrize("sentence, near", [("a crimson circle", "red"), ("a red cirle", "circle"), ("a dog", "red")])

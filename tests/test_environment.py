@@ -95,9 +95,9 @@ def test_only_course_py_names_an_index_of_packages():
 
 # What the code imports.
 
-FOLDERS = ("minidiff", "notebooks/source", "notebooks/exercises", "tests")
+FOLDERS = ("minidiff", "notebooks/source", "notebooks/exercises", "tests", "benchmarks")
 FILES = [*sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), ROOT / "conftest.py"]
-OURS = {"minidiff", "notebooks", "exercises", "conftest"} | {path.stem for path in FILES}
+OURS = {"minidiff", "notebooks", "exercises", "benchmarks", "conftest"} | {path.stem for path in FILES}
 
 
 def imported(source: str, top: bool = False) -> set[str]:

@@ -73,10 +73,16 @@ def unpack(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.
     model.load_state_dict(under("model/"))
     if averaged is not None:
         averaged.load_state_dict(under("averaged/"))
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    state = {i: under(f"optimizer/{name}/") for i, name in enumerate(trained)}
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    state = {i: {key: laid_out(value, p) for key, value in under(f"optimizer/{name}/").items()}
+             for i, (name, p) in enumerate(trained)}
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": {i: kept for i, kept in state.items() if kept}, "param_groups": groups})
+
+
+def laid_out(value: Tensor, p: nn.Parameter) -> Tensor:
+    """A tensor in the memory order of its parameter (channels last, say): fused AdamW walks both in step."""
+    return torch.empty_like(p, dtype=value.dtype).copy_(value) if value.shape == p.shape else value
 
 
 @contextmanager

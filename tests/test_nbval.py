@@ -192,6 +192,18 @@ def outcome(tmp_path_factory) -> dict[str, list[tuple[str, str]]]:
     folder = tmp_path_factory.mktemp("planted")
     for changes in NOTEBOOKS:
         nbformat.write(planted(*changes), folder / f"{changes[0].__name__}.ipynb")
+    found = run_once(folder)
+    return found if all(kernels_held(name, cells) for name, cells in found.items()) else run_once(folder)
+
+
+def kernels_held(name: str, cells: list[tuple[str, str]]) -> bool:
+    """Whether no kernel was lost that was not meant to be: several start at once, and may be given the same port."""
+    meant = name in ("dead_kernel", "too_slow", "stdout")
+    lost = ("Kernel", "Timeout", "kernel", "zmq")
+    return meant or not any(kind == "failed" and any(word in words for word in lost) for kind, words in cells)
+
+
+def run_once(folder: Path) -> dict[str, list[tuple[str, str]]]:
     result = call_pytest(folder, "--nbval", "-n", "2", "--junitxml=out.xml")
     found: dict[str, list[tuple[str, str]]] = {}
     assert (folder / "out.xml").exists(), result.stdout + result.stderr

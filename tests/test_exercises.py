@@ -1,0 +1,597 @@
+"""The exercises: every solution passes, every stub is let be, and the usual mistakes get a sentence that helps."""
+import ast
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_structure import code_lines, hidden_names, too_early, too_long, too_many_arguments, undocumented
+
+from minidiff import autoregressive, captions, data, oracle, plot, scenes, weights
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+sys.path.insert(0, str(NOTEBOOKS))                                       # as it is where notebooks run
+from exercises import Asked, Exercise, Unanswered, Verdict, Wrong, brief, ch00, differs, luck, misshapen  # noqa: E402
+
+CHAPTERS = [importlib.import_module(f"exercises.{path.stem}") for path in sorted(NOTEBOOKS.glob("exercises/ch*.py"))]
+EVERY = {f"{module.__name__[-4:]}.{name}": exercise for module in CHAPTERS
+         for name, exercise in vars(module).items() if isinstance(exercise, Exercise)}
+all_exercises = pytest.mark.parametrize("exercise", EVERY.values(), ids=EVERY.keys())
+
+
+@pytest.fixture(autouse=True)
+def fresh_hints():
+    for exercise in EVERY.values():
+        exercise.given = 0
+
+
+# --- every exercise of every chapter ----------------------------------------------------------------------------------
+
+def answer(exercise):
+    """The solution as an answer: itself, or what it returns if it has no parameters."""
+    return exercise.solved if inspect.signature(exercise.solved).parameters else exercise.solved()
+
+
+def empty(*inputs):
+    ...
+
+
+def undone(*inputs):
+    raise NotImplementedError  # YOUR CODE HERE
+
+
+def dots(*inputs):
+    return ...
+
+
+@all_exercises
+def test_the_solution_passes_and_says_something(exercise, capsys):
+    verdict = exercise.check(answer(exercise))
+    assert verdict.right is True and exercise.right and exercise.right in verdict.says
+    assert capsys.readouterr().out == f"✓ {verdict.says}\n"
+
+
+@all_exercises
+@pytest.mark.parametrize("stub", [..., None, empty, undone, dots], ids=["...", "None", "empty", "undone", "dots"])
+def test_a_stub_is_not_answered_yet(exercise, stub, capsys):
+    if callable(stub) and not inspect.signature(exercise.solved).parameters:
+        pytest.skip("the answer is a value")
+    verdict = exercise.check(stub)
+    assert verdict.right is None and "not answered yet" in verdict.says
+    assert capsys.readouterr().out == f"○ {verdict.says}\n"
+
+
+@all_exercises
+@pytest.mark.parametrize("thing", ["six", [1, 2], {}, torch.zeros(2, 7), np.zeros(3), 1j, True, torch.tensor([np.nan])])
+def test_an_answer_of_the_wrong_type_is_a_sentence(exercise, thing):
+    verdict = exercise.check((lambda *_: thing) if callable(answer(exercise)) else thing)
+    assert verdict.right is False and 20 < len(verdict.says) < 400 and "\n" not in verdict.says
+    assert " should " in verdict.says or "cannot work with" in verdict.says
+
+
+@all_exercises
+def test_an_answer_that_stops_is_told_with_the_error_and_the_input(exercise):
+    if not callable(answer(exercise)):
+        pytest.skip("the answer is a value")
+
+    def mine(*inputs):
+        return {}["left"]
+    verdict = exercise.check(mine)
+    assert verdict.right is False
+    assert "mine(" in verdict.says and "stops with KeyError: 'left'" in verdict.says
+
+
+@all_exercises
+def test_hints_come_in_steps_and_end(exercise, capsys):
+    assert len(exercise.hints) >= 2
+    for k, hint in enumerate(exercise.hints, 1):
+        exercise.hint()
+        assert capsys.readouterr().out == f"Hint {k} of {len(exercise.hints)}: {hint}\n"
+    for _ in range(2):
+        exercise.hint()
+        assert "no more hints" in capsys.readouterr().out
+
+
+@all_exercises
+def test_the_code_that_is_shown_works_where_only_the_notebook_s_imports_are(exercise, capsys):
+    exercise.solution()
+    code = capsys.readouterr().out
+    room = {"np": np, "torch": torch}
+    room |= {m.__name__.split(".")[-1]: m for m in (autoregressive, captions, data, oracle, plot, scenes, weights)}
+    exec(code, room)
+    pasted = room[exercise.solved.__name__]
+    assert exercise.judge(pasted if callable(answer(exercise)) else pasted()).right
+    assert len(code.splitlines()) <= 25 and inspect.getdoc(pasted)
+
+
+@pytest.mark.parametrize("module", CHAPTERS, ids=lambda module: module.__name__[-4:])
+def test_the_notebook_asks_for_what_is_checked(module):
+    """A stub for each exercise, with the solution's parameters, and a check of it."""
+    (source,) = (NOTEBOOKS / "source").glob(f"{module.__name__[-2:]}_*.py")
+    text = source.read_text(encoding="utf-8")
+    if f"from exercises import {module.__name__[-4:]} as ex" not in text:
+        pytest.skip("the notebook has no exercises yet")
+    stubs = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    for name, exercise in vars(module).items():
+        if isinstance(exercise, Exercise) and callable(answer(exercise)):
+            stub = stubs[exercise.solved.__name__]
+            assert [a.arg for a in stub.args.args] == list(inspect.signature(exercise.solved).parameters)
+            assert isinstance(stub.body[-1].value, ast.Constant) and stub.body[-1].value.value is ...
+            assert f"\nex.{name}.check({exercise.solved.__name__})\n" in text
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("exercises/*.py")), ids=lambda path: path.stem)
+def test_the_code_is_small_and_builds_on_earlier_chapters(path):
+    """The library's rules; a chapter's exercises may fill 300 lines, as hints and sentences count."""
+    source = path.read_text(encoding="utf-8").replace("from . import", "from exercises import")
+    rules = (too_long, too_many_arguments, hidden_names, undocumented)
+    assert [c for rule in rules for c in rule(source) if c.startswith("line")] == []
+    assert len(code_lines(source)) <= (200 if path.stem == "__init__" else 300)
+    assert path.stem == "__init__" or list(too_early(source, int(path.stem[2:]))) == []
+
+
+# --- the mechanism ----------------------------------------------------------------------------------------------------
+
+def doubled(x):
+    """Twice x."""
+    return 2 * x
+
+
+def twice(doubled):
+    for x in (1., 3.):
+        if wrong := differs(doubled(x), x + x, doubled.call, {"Was it squared?": x * x, "Half is not twice.": x / 2}):
+            return wrong
+    return None
+
+
+def seven():
+    """A number."""
+    return 7
+
+
+toy = Exercise("Double it.", solved=doubled, properties=[twice], hints=["Add it to itself."], right="Twice.")
+value = Exercise("Which number?", solved=seven, properties=[lambda a: differs(a, 7, "the number")], hints=["Count."])
+
+
+@pytest.mark.parametrize(("answer", "says"), [
+    (lambda x: x * x, "<lambda>(1) is 1; it should be 2. Was it squared?"),
+    (lambda x: x / 2, "<lambda>(1) is 0.5; it should be 2. Half is not twice."),
+    (lambda x: 2. if x == 1 else 5., "<lambda>(3) is 5; it should be 6."),
+    (lambda x: 2. if x == 1 else None, "<lambda>(3) gives back None."),
+    (lambda x: "ab", "<lambda>(1) is 'ab'; it should be one number."),
+    (lambda x, y: x, "<lambda>(1) stops with TypeError: "),
+    (lambda x: float("nan"), "<lambda>(1) is nan; it should be 2."),
+    (2., "check wants the function itself, check(doubled)."),
+])
+def test_wrong_answers_are_told_in_a_sentence(answer, says, capsys):
+    verdict = toy.check(answer)
+    assert verdict.right is False and verdict.says.startswith(says)
+    assert capsys.readouterr().out == f"✗ {verdict.says}\n"
+
+
+def test_a_function_that_answered_once_is_no_stub_any_more():
+    def half_done(x):
+        if x > 1:
+            raise NotImplementedError("large x")
+        return 2 * x
+    assert toy.judge(half_done) == Verdict(False, "half_done(3) stops with NotImplementedError: large x.")
+
+
+def test_an_answer_can_be_a_value():
+    assert value.judge(7).right and value.judge(torch.tensor(7)).right and value.judge(np.float64(7.)).right
+    assert value.judge(8) == Verdict(False, "the number is 8; it should be 7.")
+    assert value.judge("7").right is False and value.judge(...).right is None
+    assert "not a function" in value.judge(seven).says
+
+
+def test_a_result_that_a_property_stumbles_over_is_told_too():
+    clumsy = Exercise("", solved=doubled, properties=[lambda f: None if f(2)["x"] else "no"], hints=["", ""])
+    says = clumsy.judge(doubled).says
+    assert says == "doubled(2) is 4, and the check cannot work with that (TypeError: 'int' object is not " \
+                   "subscriptable)."
+
+
+def test_what_an_answer_does_to_its_input_stays_with_it():
+    def spoils(x):
+        return x.mul_(2)
+    x = torch.ones(3)
+    exercise = Exercise("", solved=doubled, properties=[lambda f: differs(f(x), 2 * x, f.call)], hints=["", ""])
+    assert exercise.judge(spoils).right and x.equal(torch.ones(3))
+
+
+def test_an_answer_with_loose_dice_keeps_its_verdict_and_the_notebook_its_random_numbers():
+    loose = Exercise("", solved=doubled, properties=[lambda f: f"{f(1):.4f}"], hints=[])
+    state = torch.random.get_rng_state()
+    verdicts = {loose.check(lambda x: float(torch.rand(()))).says for _ in range(3)}
+    assert len(verdicts) == 1 and torch.random.get_rng_state().equal(state)
+
+
+@pytest.mark.parametrize("ipython", [False, True])
+def test_outside_of_notebooks_all_is_plain_text(ipython, monkeypatch, capsys):
+    if ipython:
+        pytest.importorskip("IPython")
+    else:
+        monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    toy.solution()
+    assert capsys.readouterr().out.rstrip() == 'def doubled(x):\n    """Twice x."""\n    return 2 * x'
+    Exercise("", solved=doubled, properties=[], hints=["$x + x$."]).hint()
+    assert capsys.readouterr().out == "Hint 1 of 1: $x + x$.\n"
+    assert repr(toy) == "Double it."
+
+
+def test_interrupting_a_check_stops_it():
+    def endless(x):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        toy.check(endless)
+
+
+def test_a_fault_of_the_check_itself_is_not_blamed_on_the_answer():
+    broken = Exercise("", solved=doubled, properties=[lambda f: 1 / 0], hints=[])
+    with pytest.raises(ZeroDivisionError):
+        broken.check(doubled)
+
+
+def test_a_property_may_raise_its_sentence_from_deeper_down():
+    def deeper(f):
+        raise Wrong("for x = 1 it is odd.")
+    assert Exercise("", solved=doubled, properties=[deeper], hints=[]).judge(doubled).says == \
+        "for x = 1 it is odd."
+    assert not issubclass(Unanswered, Wrong)
+
+
+@pytest.mark.parametrize(("got", "word"), [
+    ([1., 2.], "it should be a tensor of shape [2, 3]"), (np.zeros((2, 3)), "a 2x3 ndarray; it should be a tensor"),
+    (torch.zeros(3, 2), "has shape [3, 2]; it should be [2, 3]"), (torch.zeros(2, 3).long(), "holds whole numbers"),
+    (torch.zeros(2, 3).bool(), "holds True and False"), (torch.zeros(2, 3).cfloat(), "holds complex numbers"),
+    (torch.tensor([[0, 0, 0], [0, np.nan, 0]]).float(), "is nan at index [1, 1]")])
+def test_misshapen_names_what_is_wrong(got, word):
+    assert word in misshapen(got, torch.ones(2, 3), "x") and word in differs(got, torch.ones(2, 3), "x")
+    assert misshapen(torch.zeros(2, 3).double(), torch.ones(2, 3), "x") is None
+
+
+def test_differs_names_the_first_place_and_forgives_rounding():
+    want = torch.arange(6.).reshape(2, 3)
+    assert differs(want * (1 + 5e-5), want, "x") is None and differs(want.double(), want, "x") is None
+    assert differs(want + torch.tensor([0, 0, 1.]), want, "x") == "x is 3 at index [0, 2]; it should be 2."
+    assert differs(torch.tensor([True, True]), torch.tensor([True, False]), "m") == \
+        "m is True at index [1]; it should be False."
+    assert differs(True, 1, "x") == "x is True; it should be one number."
+    assert differs(1.1, 1, "x", tol=.1) is None and differs(1.1, 1, "x", tol=.04)
+
+
+def test_luck_is_uniform_for_right_counts_and_small_for_wrong_ones():
+    """Against scipy's own test; over many throws of a fair die its ten tenths are hit equally often."""
+    from scipy.stats import chisquare, kstest
+    shares = torch.tensor([.1, .2, .3, .4])
+    counts = torch.tensor([120, 180, 320, 380])
+    assert luck(counts, shares) == pytest.approx(chisquare(counts, 1000 * shares.double().numpy() /
+                                                           float(shares.double().sum())).pvalue, rel=1e-6)
+    throws = torch.multinomial(shares.expand(1000, 4), 2000, replacement=True, generator=data.rng("luck"))
+    p = [luck(row.bincount(minlength=4), shares) for row in throws]
+    assert kstest(p, "uniform").pvalue > 1e-3
+    assert luck(torch.tensor([1, 5]), torch.tensor([0., 1.])) == 0 and luck(torch.tensor([9]), torch.ones(1)) == 1
+    assert luck(torch.tensor([0, 5]), torch.tensor([0., 1.])) == 1
+    assert luck(torch.tensor([300, 100]), torch.ones(2)) < 1e-6
+
+
+def test_brief():
+    assert [brief(v) for v in (1.23456, "a", torch.tensor(.5), torch.arange(3), torch.zeros(2, 3), [1, [2., "b"]],
+                               np.float32(.1), list(range(20)), data.rng(1), brief, ValueError("x\ny"), ValueError())
+            ] == ["1.235", "'a'", "0.5", "[0, 1, 2]", "a 2x3 tensor", "[1, [2, 'b']]", "0.1", "a list of 20",
+                  "generator", "brief", "ValueError: x", "ValueError"]
+
+
+STORY = """
+from exercises import ch00 as ex
+---
+def prefix_mask(n, prefix):
+    ...
+
+ex.q4.check(prefix_mask)
+---
+import torch
+verdict = ex.q4.check(lambda n, prefix: torch.ones(n, n).tril() > 0)
+verdict
+---
+ex.q4.check(ex.q4.solved)
+---
+ex.q4.hint()
+---
+ex.q4.solution()
+---
+ex.q4
+"""
+
+
+@pytest.mark.parametrize("place", ["notebooks", "a copy elsewhere"])
+def test_in_a_notebook(place, tmp_path, monkeypatch):
+    """A real kernel, in notebooks/ as the tests run it, and where `course.py lab` opens a copy."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if place != "notebooks":
+        monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text.strip()) for text in STORY.split("---")])
+    folder = str(NOTEBOOKS if place == "notebooks" else tmp_path)
+    place = {"metadata": {"path": folder}}
+    nbclient.NotebookClient(book, kernel_name="python3", timeout=120, resources=place).execute()
+    nothing, stub, wrong, right, hint, solution, task = (cell.outputs for cell in book.cells)
+    assert nothing == []
+    marks = "○ prefix_mask is not answered yet: ", "✗ In <lambda>(6, 2) token 0 does not see", "✓ prefix_mask is right"
+    for outputs, mark in zip((stub, wrong, right), marks, strict=True):
+        (once,) = outputs                                                # printed, and not shown again as a result
+        assert once.output_type == "stream" and once.text.startswith(mark) and once.text.count("\n") == 1
+    assert hint[0].data["text/markdown"].startswith("Hint 1 of 3: ")
+    assert solution[0].data["text/markdown"].startswith("```python\ndef prefix_mask(n, prefix):\n")
+    assert solution[0].data["text/markdown"].endswith("return mask\n```")
+    assert solution[0].data["text/plain"].startswith("def prefix_mask(n, prefix):\n")
+    assert len(hint) == len(solution) == 1 and "prefix_mask" in task[0].data["text/markdown"]
+
+
+def test_the_exercises_can_be_imported_by_their_place_in_the_repository():
+    module = importlib.import_module("notebooks.exercises.ch00")
+    assert module.q4.judge(ch00.q4.solved).right
+
+
+# --- chapter 0: other right answers -----------------------------------------------------------------------------------
+
+EVERY_SCENE = list(scenes.single("all"))
+
+
+def bits_by_counting_words(caption):
+    told = captions.parse(caption)
+    named = {"background"} if told.background else set()
+    named |= {key for thing in told.things for key, word in thing.items() if word}
+    return torch.tensor(3456.).log2() - sum(np.log2(len(ch00.FACTS[fact])) for fact in named)
+
+
+def ring_of_two_circles(u, v, r_out, r_in):
+    r = torch.hypot(u, v)
+    return torch.maximum(r - r_out, r_in - r)
+
+
+def cost_by_definition(codes, p):
+    return torch.tensor(ch00.divergence(codes, p))
+
+
+def mask_by_rule(n, prefix):
+    i, j = torch.arange(n)[:, None], torch.arange(n)
+    return (j <= i) | (j < prefix)
+
+
+def chain_by_cumulative_sums(conditional, length, n, generator):
+    x = torch.zeros(n, length, dtype=torch.int32)
+    for i in range(length):
+        c = conditional(x[:, :i]).cumsum(1)
+        x[:, i] = (torch.rand(n, 1, generator=generator) > c[:, :-1]).sum(1)
+    return x
+
+
+def dice_in_another_order(caption, z):
+    """By the scenes in words, for each picture."""
+    told = captions.parse(caption)
+    named = {"background": told.background} | (told.things[0] if told.things else {})
+    made = []
+    for row in torch.special.ndtr(z.double()).tolist():
+        roll = {f: named.get(f) or list(t)[int(u * len(t))] for (f, t), u in zip(ch00.FACTS.items(), row, strict=True)}
+        x, y = ((c + 1) / 4 for c in scenes.PLACES[roll["place"]])
+        thing = scenes.Thing(roll["shape"], roll["colour"], roll["size"], x, y)
+        made.append(scenes.Scene(roll["background"], (thing,)))
+    return autoregressive.rounded(scenes.render(scenes.Scenes.of(made), 16))
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [
+    (ch00.q1, bits_by_counting_words), (ch00.q2, ring_of_two_circles), (ch00.q3, cost_by_definition),
+    (ch00.q4, mask_by_rule), (ch00.q5, chain_by_cumulative_sums), (ch00.q6, dice_in_another_order)])
+def test_another_road_is_right_as_well(exercise, answer):
+    assert exercise.judge(answer).right, exercise.judge(answer).says
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_honest_dice_are_never_refused(seed):
+    """The check of random draws must not depend on luck: other dice, same verdict."""
+    def other_dice(conditional, length, n, generator):
+        return ch00.sample_chain(conditional, length, n, data.rng("other", seed, int(generator.initial_seed())))
+    assert ch00.q5.judge(other_dice).right
+
+
+# --- chapter 0: the usual mistakes ------------------------------------------------------------------------------------
+
+def fits(caption, world=EVERY_SCENE):
+    return sum(captions.matches(scene, caption) for scene in world)
+
+
+def bare_cost(codes, p, logarithm=torch.log2):
+    """Weighted entropies of pixels and of pictures, with whatever logarithm."""
+    def entropy(values):
+        which = values.unique(dim=0, return_inverse=True)[1]
+        total = torch.zeros(len(values)).index_add(0, which, p)
+        total = total[total > 0]
+        return float(-(total * logarithm(total)).sum())
+    return sum(map(entropy, codes.T)), entropy(codes)
+
+
+def cost_of_zeros(codes, p):
+    pixels = sum(-(q * q.log2()).sum() for q in (
+        torch.zeros(len(p)).index_add(0, c.unique(return_inverse=True)[1], p) for c in codes.T))
+    return pixels - bare_cost(codes, p)[1]
+
+
+def cost_of_rows_counted_apart(codes, p):
+    q = p[p > 0]
+    return bare_cost(codes, p)[0] + float((q * q.log2()).sum())
+
+
+def greedy(conditional, length, n, generator):
+    x = torch.zeros(n, 0, dtype=torch.long)
+    for _ in range(length):
+        x = torch.cat([x, conditional(x).argmax(1, keepdim=True)], 1)
+    return x
+
+
+def chain_with(past=lambda x: x, shared=False, generator_of=lambda g: g):
+    """The solution with one thing changed."""
+    def sample_chain(conditional, length, n, generator):
+        x = torch.zeros(n, 0, dtype=torch.long)
+        for _ in range(length):
+            p = conditional(past(x))
+            die = torch.multinomial(p[:1] if shared else p, 1, generator=generator_of(generator))
+            x = torch.cat([x, die.expand(n, 1)], 1)
+        return x
+    return sample_chain
+
+
+def uniform_beginning(conditional, length, n, generator):
+    x = torch.randint(3, (n, 1), generator=generator)
+    for _ in range(length - 1):
+        x = torch.cat([x, torch.multinomial(conditional(x), 1, generator=generator)], 1)
+    return x
+
+
+def one_picture_at_a_time(conditional, length, n, generator):
+    return torch.cat([ch00.sample_chain(conditional, length, 1, generator) for _ in range(n)])
+
+
+def pixels_from_their_marginals(conditional, length, n, generator):
+    """Right alone, wrong together: each column of honest pictures is shuffled."""
+    x = ch00.sample_chain(conditional, length, n, generator)
+    return torch.stack([column[torch.randperm(n, generator=generator)] for column in x.T], 1)
+
+
+def dice_with(noise=lambda z: z, caption_of=lambda caption: caption):
+    """The solution with its noise or its caption tampered with."""
+    def one_die_per_fact(caption, z):
+        return ch00.one_die_per_fact(caption_of(caption), noise(z))
+    return one_die_per_fact
+
+
+def list_with_one_die(caption, z):
+    right = [i for i, scene in enumerate(EVERY_SCENE) if captions.matches(scene, caption)]
+    pick = (torch.special.ndtr(z[:, 0].double()) * len(right)).long().clamp(max=len(right) - 1)
+    return scenes.render(scenes.single("all")[torch.tensor(right)[pick]], 16)
+
+
+def uniform_by_sigmoid(z):
+    return torch.special.ndtri(torch.sigmoid(z).clamp(1e-6, 1 - 1e-6))
+
+
+def rounded_to_the_nearest(z):
+    """The first and the last choice of each fact come half as often as the others."""
+    choices = torch.tensor([4, 6, 8, 2, 9])
+    nearest = (torch.special.ndtr(z) * (choices - 1)).round()
+    return torch.special.ndtri((nearest + .5) / choices)
+
+
+def neighbours_turn_together(z):
+    """The die of the colour also turns the shape's."""
+    mixed = torch.special.ndtri((torch.special.ndtr(z[:, 1].double()) + torch.special.ndtr(z[:, 2].double())) % 1)
+    return torch.stack([z[:, 0], mixed.float(), *z[:, 2:].T], 1)
+
+
+def ghost(caption, z):
+    return scenes.render(scenes.single("all")[:72], 16).mean(0, keepdim=True).expand(len(z), -1, -1, -1)
+
+
+def ring_with(formula):
+    return lambda u, v, a, b: formula((u ** 2 + v ** 2).sqrt(), a, b)
+
+
+MISTAKES = [
+    (ch00.q1, "natural logarithm", lambda c: np.log(fits(c)), "log2"),
+    (ch00.q1, "a count", fits, "number of right pictures"),
+    (ch00.q1, "training list", lambda c: np.log2(fits(c, list(scenes.single()))), "held-out"),
+    (ch00.q1, "what is told", lambda c: np.log2(3456 / fits(c)), "what it leaves open"),
+    (ch00.q1, "whole questions", lambda c: int(np.ceil(np.log2(fits(c)))), "fraction"),
+    (ch00.q1, "English only", lambda c: np.log2(fits(c) if c.isascii() else 3456), "有一个"),
+
+    (ch00.q2, "sign", ring_with(lambda r, a, b: (a - b) / 2 - (r - (a + b) / 2).abs()), "turned round"),
+    (ch00.q2, "no abs", ring_with(lambda r, a, b: r - (a + b) / 2 - (a - b) / 2), "in the hole"),
+    (ch00.q2, "a disc", ring_with(lambda r, a, b: r - a), "in the hole"),
+    (ch00.q2, "whole width", ring_with(lambda r, a, b: (r - (a + b) / 2).abs() - (a - b)), "nearest point"),
+    (ch00.q2, "or for and", ring_with(lambda r, a, b: torch.minimum(r - a, b - r)), "nearest point"),
+    (ch00.q2, "squares", lambda u, v, a, b: torch.maximum(u ** 2 + v ** 2 - a ** 2, b ** 2 - u ** 2 - v ** 2), "away"),
+    (ch00.q2, "inside or not", ring_with(lambda r, a, b: (r < a) & (r > b)), "True and False"),
+    (ch00.q2, "corners", lambda u, v, a, b: (torch.maximum(u.abs(), v.abs()) - (a + b) / 2).abs() - (a - b) / 2,
+     "away"),
+
+    (ch00.q3, "H(x) forgotten", lambda c, p: bare_cost(c, p)[0], "H(x)"),
+    (ch00.q3, "natural logarithm", lambda c, p: float(np.subtract(*bare_cost(c, p, torch.log))), "log2"),
+    (ch00.q3, "weights unused", lambda c, p: autoregressive.cost_of_independence(c), "weight"),
+    (ch00.q3, "sign", lambda c, p: -float(np.subtract(*bare_cost(c, p))), "turned round"),
+    (ch00.q3, "0 log 0", cost_of_zeros, "0 log 0"),
+    (ch00.q3, "equal rows", cost_of_rows_counted_apart, "add up"),
+
+    (ch00.q4, "plainly causal", lambda n, k: torch.ones(n, n).tril() > 0, "caption tokens all see each other"),
+    (ch00.q4, "transposed", lambda n, k: ch00.prefix_mask(n, k).T, "exchanged"),
+    (ch00.q4, "not itself", lambda n, k: (torch.ones(n, n).tril(-1) > 0) | (torch.arange(n) < k), "sees itself"),
+    (ch00.q4, "one too far", lambda n, k: (torch.ones(n, n).tril(1) > 0) | (torch.arange(n) < k), "no pixel"),
+    (ch00.q4, "one pixel too far", lambda n, k: ch00.prefix_mask(n, k) | torch.ones(n, n).triu(1).tril(1).bool()
+     & (torch.arange(n)[:, None] >= k), "none after it"),
+    (ch00.q4, "everyone sees all", lambda n, k: torch.ones(n, n, dtype=torch.bool), "no pixel"),
+    (ch00.q4, "rows of the caption", lambda n, k: (torch.ones(n, n).tril() > 0) | (torch.arange(n)[:, None] < k),
+     "no pixel"),
+    (ch00.q4, "pixels do not see the caption", lambda n, k: torch.block_diag(
+        torch.ones(k, k), torch.ones(n - k, n - k).tril()) > 0, "whole caption"),
+    (ch00.q4, "0 and minus infinity", lambda n, k: torch.zeros(n, n).masked_fill(~ch00.prefix_mask(n, k), -np.inf),
+     "True and False"),
+
+    (ch00.q5, "greedy", greedy, "likeliest"),
+    (ch00.q5, "one die for all pictures", chain_with(shared=True), "dice of its own"),
+    (ch00.q5, "the past ignored", chain_with(past=torch.zeros_like), "given all pixels before it"),
+    (ch00.q5, "a uniform beginning", uniform_beginning, "pixel 0"),
+    (ch00.q5, "backwards", chain_with(past=lambda x: x.flip(1)), "in order"),
+    (ch00.q5, "of another picture", chain_with(past=lambda x: x[torch.randperm(len(x))]), "generator"),
+    (ch00.q5, "the neighbour's past", chain_with(past=lambda x: x.roll(1, 0)), "chimera"),
+    (ch00.q5, "marginals", pixels_from_their_marginals, "chimera"),
+    (ch00.q5, "only the last pixel", chain_with(past=lambda x: x[:, -1:]), "all pixels before it"),
+    (ch00.q5, "generator forgotten", chain_with(generator_of=lambda g: None), "generator"),
+    (ch00.q5, "the same die for each pixel", chain_with(generator_of=lambda g: data.rng(3)), "pixel 1"),
+    (ch00.q5, "one at a time", one_picture_at_a_time, "one batch"),
+    (ch00.q5, "one pixel short", lambda c, length, n, g: ch00.sample_chain(c, length - 1, n, g), "shape"),
+    (ch00.q5, "counted from 1", lambda *a: ch00.sample_chain(*a) + 1, "0, 1 and 2"),
+
+    (ch00.q6, "caption ignored", dice_with(caption_of=lambda caption: "something"), "not up to a die"),
+    (ch00.q6, "one number for all facts", dice_with(noise=lambda z: z[:, :1].expand(-1, 5)), "show only"),
+    (ch00.q6, "sigmoid for Phi", dice_with(noise=uniform_by_sigmoid), "uniform"),
+    (ch00.q6, "rounded, not cut", dice_with(noise=rounded_to_the_nearest), "too far from 20"),
+    (ch00.q6, "dice of its own", dice_with(noise=torch.randn_like), "come from z"),
+    (ch00.q6, "one die for the batch", dice_with(noise=lambda z: z[:1].expand_as(z)), "each row"),
+    (ch00.q6, "a list and one die", list_with_one_die, "one fact for one die"),
+    (ch00.q6, "two facts on one die", dice_with(noise=neighbours_turn_together), "one fact for one die"),
+    (ch00.q6, "no noise", dice_with(noise=torch.zeros_like), "show only 1 of"),
+    (ch00.q6, "something is small", dice_with(caption_of=lambda c: "a small shape" if c == "something" else c),
+     "no die changes the size"),
+    (ch00.q6, "ghost", ghost, "none of the 3,456"),
+    (ch00.q6, "too large", lambda c, z: torch.zeros(len(z), 3, 32, 32), "shape"),
+]
+
+
+@pytest.mark.parametrize(("exercise", "answer", "word"), [(e, a, w) for e, _, a, w in MISTAKES],
+                         ids=[f"{e.solved.__name__}: {what}" for e, what, _, _ in MISTAKES])
+def test_the_usual_mistakes_get_a_sentence_that_helps(exercise, answer, word):
+    verdict = exercise.judge(answer)
+    assert verdict.right is False and word in verdict.says, verdict.says
+    assert 30 < len(verdict.says) < 330 and verdict.says.endswith((".", "?")) and "cannot work with" not in verdict.says
+
+
+@all_exercises
+def test_at_least_three_mistakes_are_tried_and_no_property_is_idle(exercise):
+    tried = [Asked(answer) if callable(answer) else answer for e, _, answer, _ in MISTAKES if e is exercise]
+    assert len(tried) >= 3
+    caught, every = set(), set(range(len(exercise.properties)))
+    for answer in tried:
+        if caught == every:
+            return
+        for k, fault in enumerate(exercise.properties):
+            try:
+                found = fault(answer)
+            except Wrong:
+                found = True
+            if found:
+                caught.add(k)
+                break
+    assert caught == every

@@ -105,6 +105,8 @@ def copy_notebooks() -> None:
     record = MINE / ".copied.json"  # the hash of each notebook when it was copied
     copied = json.loads(record.read_text()) if record.exists() else {}
     MINE.mkdir(exist_ok=True)
+    for page in NOTEBOOKS.glob("*.md"):  # notation and glossary: nobody writes into it, so always the newest
+        shutil.copyfile(page, MINE / page.name)
     for path in sorted([*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("homework/*.ipynb")]):
         name = path.relative_to(NOTEBOOKS).as_posix()
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

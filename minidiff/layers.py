@@ -75,10 +75,21 @@ class Attention(nn.Module):
         self.out = nn.Linear(d, d)
 
     def forward(self, x: Float[Tensor, "b l d"], context: Float[Tensor, "b m c"] | None = None, *,
-                mask: Bool[Tensor, "b m"] | None = None, causal: bool = False) -> Float[Tensor, "b l d"]:
-        """mask: True where a token of the context may be looked at. Source: Vaswani et al. 2017, section 3.2."""
+                mask: Bool[Tensor, "b m"] | None = None, causal: bool = False, past: list[Tensor] | None = None
+                ) -> Float[Tensor, "b l d"]:
+        """mask: True where a token of the context may be looked at; past: keys and values of the tokens before x.
+
+        `past` is a list that begins empty and grows with each call (a key-value cache): a later call brings one token.
+        Source: Vaswani et al. 2017, section 3.2.
+        """
         q, (k, v) = self.q(x), self.kv(x if context is None else context).chunk(2, -1)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))       # [b heads l d/heads]
+        if past:
+            if x.shape[1] > 1:
+                raise ValueError(f"with a past, tokens come one at a time, not {x.shape[1]}")
+            k, v, causal = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2), False      # it may see them all
+        if past is not None:
+            past[:] = k, v
         mask = None if mask is None else mask[:, None, None, :]                      # [b 1 1 m]
         y = attend(q, k, v, mask=mask, causal=causal)                                # [b heads l d/heads]
         return self.out(y.transpose(1, 2).flatten(2))
@@ -90,9 +101,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causa
     PyTorch's fused form, but for bfloat16 on a CPU, where its backward pass takes three to ten times as long as the
     formula's.
     """
-    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or causal:
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     scores = (q * q.shape[-1] ** -.5) @ k.transpose(-2, -1)
+    if causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        mask = seen if mask is None else seen & mask
     return (scores if mask is None else scores.masked_fill(~mask, -1e4)).softmax(-1) @ v
 
 
@@ -105,7 +119,7 @@ class TransformerBlock(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(d), nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
 
     def forward(self, x: Float[Tensor, "b l d"], *, mask: Bool[Tensor, "b l"] | None = None,
-                causal: bool = False) -> Float[Tensor, "b l d"]:
+                causal: bool = False, past: list[Tensor] | None = None) -> Float[Tensor, "b l d"]:
         """Source: Radford et al. 2019 (GPT-2): the norm comes before each part."""
-        x = x + self.attention(self.norm1(x), mask=mask, causal=causal)
+        x = x + self.attention(self.norm1(x), mask=mask, causal=causal, past=past)
         return x + self.mlp(self.norm2(x))

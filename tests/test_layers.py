@@ -26,6 +26,25 @@ def test_attention_is_its_formula(dtype, tolerance):
     assert (attend(q, k, v, mask=mask[:, None, None]).double() - wanted).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_causal_attention_is_its_formula(dtype, tolerance):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 6, 4, dtype=torch.float64).to(dtype) for _ in range(3))
+    before = torch.tensor([[j <= i for j in range(6)] for i in range(6)])
+    wanted = formula(q.double(), k.double(), v.double(), before.expand(2, 6, 6))
+    assert (attend(q, k, v, causal=True).double() - wanted).abs().max() < tolerance
+
+
+def test_a_cache_gives_what_reading_all_at_once_gives():
+    torch.manual_seed(0)
+    block, x, past = TransformerBlock(8, 2).double(), torch.randn(2, 7, 8, dtype=torch.float64), []
+    parts = [block(x[:, :3], causal=True, past=past)] + [block(x[:, i:i + 1], causal=True, past=past)
+                                                         for i in range(3, 7)]
+    assert (torch.cat(parts, 1) - block(x, causal=True)).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="one at a time, not 2"):
+        block(x[:, :2], causal=True, past=past)
+
+
 def test_causal_attention_does_not_see_the_future():
     torch.manual_seed(0)
     block, x = TransformerBlock(8, 2), torch.randn(1, 6, 8)

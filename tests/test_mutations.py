@@ -1,10 +1,38 @@
-"""The diffusion core with one error planted at a time: the named test must fail, and must pass without the error."""
+"""The mathematical core with one error planted at a time: the named test must fail, and must pass without the error."""
 
 import pytest
 from mutations import survives
 
 # (module, the test that must fail): [(original text, mutated text), ...]
 MUTATIONS = {
+    ("autoregressive", "test_autoregressive::test_cost_is_the_divergence_by_its_definition"): [
+        ("for pixel in codes.unbind(1)) - entropy(codes)", "for pixel in codes.unbind(1))"),
+        ("-(p * p.log2()).sum()", "-(p * p.log()).sum()"),
+    ],
+    ("autoregressive", "test_autoregressive::test_probabilities_of_all_pictures_add_up_to_one"): [
+        ("self.read(x)[:, self.config.length - 1:]", "self.read(x)[:, self.config.length:]"),
+        ("block(x, causal=True, past=cache)", "block(x, causal=False, past=cache)"),
+        ("F.pad(self.colour(codes), (0, 0, self.p, 0))", "F.pad(self.colour(codes), (0, 0, self.p - 1, 1))"),
+    ],
+    ("autoregressive", "test_autoregressive::test_pictures_are_drawn_as_often_as_their_probability_says"): [
+        ("(p.cumsum(-1) < die[:, None])", "(p.cumsum(-1) > die[:, None])"),
+    ],
+    ("autoregressive", "test_autoregressive::test_a_cache_changes_nothing_but_the_work"): [
+        ("self.pixels(codes[:, -1:], m - 1)", "self.pixels(codes[:, -1:], m)"),
+    ],
+    ("autoregressive", "test_autoregressive::test_linear_probabilities_of_all_sequences_add_up_to_one"): [
+        ("for edge in (edges[k + 1], edges[k])", "for edge in (edges[k + 1], edges[k] + .1)"),
+        ("edges[0], edges[-1] = -torch.inf, torch.inf", "edges[0], edges[-1] = -2., 2."),
+    ],
+    ("autoregressive", "test_autoregressive::test_linear_probabilities_are_those_of_drawing_and_rounding"): [
+        ("(edge - mean).double() / std", "(edge - mean).double() / std ** 2"),
+    ],
+    ("layers", "test_layers::test_causal_attention_is_its_formula"): [
+        (".tril()", ".tril(-1)"),
+    ],
+    ("layers", "test_layers::test_a_cache_gives_what_reading_all_at_once_gives"): [
+        ("torch.cat([past[0], k], 2)", "torch.cat([k, past[0]], 2)"),
+    ],
     ("schedules", "test_schedules::test_cosine_table_against_fifty_digits"): [
         ("\n        s = 0.008", "\n        s = 0.08"),
         ("/ T + s) / (1 + s)) ** 2", "/ T + s) / (1 + s))"),

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minidiff import captions
-from minidiff.scenes import COLOURS, SHAPES, SIZES, Scenes, full, held_out_pair, held_out_relation, render
+from minidiff.scenes import COLOURS, SHAPES, SIZES, Scenes, full, held_out_pair, held_out_relation, join, render
 
 DATASETS = Path(__file__).parent.parent / "datasets"
 
@@ -62,19 +62,39 @@ def pictures(batch: int, seed: int = 0, size: int = 32) -> Callable[[int], Float
     return lambda step: render(full(batch, rng("pictures", seed, step)), size)
 
 
-def pairs(batch: int, seed: int = 0, *, size: int = 32, chinese: float = 0.) -> Callable[[int], Pairs]:
-    """Endless fresh pictures of world `full` with captions, a share `chinese` of them in Chinese: step -> batch."""
+def pairs(batch: int, seed: int = 0, *, size: int = 32, chinese: float = 0.,
+          hard: float = 0.) -> Callable[[int], Pairs]:
+    """Endless fresh pictures of world `full` with captions, a share `chinese` of them in Chinese: step -> batch.
+
+    hard: the share of pictures of two things, every second pair alike in colour or shape, all told completely.
+    """
+    few = round(batch * hard)
+
     def at(step: int) -> Pairs:
         generator = rng("pairs", seed, step)
-        scenes = full(batch, generator)
-        return Pairs(render(scenes, size), captions.encode(bilingual(scenes, generator, chinese)))
+        scenes = full(batch - few, generator)
+        told = bilingual(scenes, generator, chinese)
+        if few:
+            two = join([full(few - few // 2, generator, "two"), alike(few // 2, generator)])
+            two = two[torch.randperm(few, generator=generator)]
+            scenes, told = join([scenes, two]), told + bilingual(two, generator, chinese, complete=True)
+        return Pairs(render(scenes, size), captions.encode(told))
     return at
 
 
-def bilingual(scenes: Scenes, generator: torch.Generator, chinese: float) -> list[str]:
+def alike(n: int, generator: torch.Generator) -> Scenes:
+    """Scenes of two things that share their colour or their shape, where a model is most easily confused."""
+    many = full(8 * n, generator, "two")                                    # a quarter of them are
+    same = (many.colour[:, 0] == many.colour[:, 1]) | (many.shape[:, 0] == many.shape[:, 1])
+    return many[torch.argsort(~same, stable=True)[:n]]
+
+
+def bilingual(scenes: Scenes, generator: torch.Generator, chinese: float, *, complete: bool = False) -> list[str]:
     """Captions of which the first share is in Chinese, the rest in English."""
     k = round(len(scenes) * chinese)
-    return (captions.write(scenes[:k], generator, "zh") if k else []) + captions.write(scenes[k:], generator)
+    parts = ("zh", scenes[:k]), ("en", scenes[k:])
+    return [line for language, part in parts if len(part)
+            for line in captions.write(part, generator, language, complete=complete)]
 
 
 class Contrast(NamedTuple):

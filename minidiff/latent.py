@@ -1,5 +1,5 @@
 """Latent diffusion: an auto-encoder that makes pictures small, and the text-to-image model that paints in its code."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -106,8 +106,8 @@ class TextToImage(nn.Module):
         self.autoencoder.eval(), self.text_encoder.eval()
         return self
 
-    def loss(self, pairs: Pairs, p: float = .1) -> dict[str, Tensor]:
-        """Mean squared error of v at a uniform time; a share p of the captions is left out, for guidance.
+    def loss(self, pairs: Pairs, p: float = .1, draw: Callable[[int], Tensor] = torch.rand) -> dict[str, Tensor]:
+        """Mean squared error of v at times from `draw`; a share p of the captions is left out, for guidance.
 
         Source: Rombach et al. 2022 (arXiv 2112.10752), equation 3; v: Salimans & Ho 2022 (arXiv 2202.00512); captions
         left out: Ho & Salimans 2022 (arXiv 2207.12598), algorithm 1.
@@ -115,7 +115,7 @@ class TextToImage(nn.Module):
         with torch.no_grad():
             z0 = self.autoencoder.encode(pairs.pictures)
             text = self.text_encoder(drop(pairs.captions, encode([""]), p))
-        return {"loss": self.denoiser.loss(z0, torch.rand(len(z0)), text)}
+        return {"loss": self.denoiser.loss(z0, draw(len(z0)), text)}
 
     def denoise(self, captions: list[str], negative: str, scale: float) -> Denoise:
         """The guided denoiser of these captions: (z, t) -> z0_hat."""

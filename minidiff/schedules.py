@@ -120,3 +120,11 @@ def times(n: int, T: int | None = None) -> Float[Tensor, "m"]:
         raise ValueError(f"{n} steps were asked for, but it must be at least 1{most}.")
     t = torch.linspace(1, 0, n + 1, dtype=torch.float64)
     return t if T is None else torch.round(t * T) / T
+
+
+def logit_normal(n: int, mean: float = 0.0, std: float = 1.0) -> Float[Tensor, "n"]:
+    """Random times 1/(1 + exp(-u)) with u ~ N(mean, std^2): training then sees more of the middle than of the ends.
+
+    Esser et al. (2024, arXiv 2403.03206), section 3.1.
+    """
+    return torch.sigmoid(mean + std * torch.randn(n))

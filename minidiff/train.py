@@ -199,7 +199,8 @@ class Training:
     def fingerprint(self) -> dict[str, str]:
         """What has to be equal for a checkpoint to belong to this run."""
         settings = "steps", "lr", "seed", "warmup", "weight_decay", "grad_clip", "betas", "ema", "autocast"
-        return {name: str(getattr(self, name)) for name in settings} | {
+        frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
+        return {name: str(getattr(self, name)) for name in settings} | {"frozen": files.checksum(frozen)[:16],
             "lr_schedule": str([self.lr_schedule(i / 8) for i in range(8)]), "processes": str(self.size),
             "model": f"{type(self.model).__name__} with {sum(p.numel() for p in self.parameters.values())} parameters"}
 

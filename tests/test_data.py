@@ -76,6 +76,26 @@ def test_captions_are_true_of_their_pictures():
     assert [caption.isascii() for caption in captions] == [False] * 50 + [True] * 150
 
 
+def test_hard_pairs_are_two_things_told_completely_and_half_of_them_alike():
+    batch = data.pairs(80, 2, chinese=.25, hard=.5)(4)
+    captions, found = [sentence(row) for row in batch.captions], read(batch.pictures)
+    assert all(matches(scene, caption) for scene, caption in zip(found, captions, strict=True))
+    hard = found[40:]
+    assert all(len(scene.things) == 2 for scene in hard) and any(len(scene.things) == 1 for scene in found[:40])
+    alike = [a.colour == b.colour or a.shape == b.shape for a, b in (scene.things for scene in hard)]
+    assert 20 <= sum(alike) <= 36                     # the half that is chosen so, and about a quarter of the others
+    for scene, caption in zip(hard, captions[40:], strict=True):
+        meaning = parse(caption)
+        assert meaning.background == scene.background and meaning.relation
+        assert all({"shape", "colour", "size"} <= thing.keys() for thing in meaning.things)
+    assert [caption.isascii() for caption in captions] == ([False] * 10 + [True] * 30) * 2
+
+
+def test_a_share_of_hard_pairs_leaves_the_others_as_they_are_drawn():
+    plain = data.pairs(64, 5, chinese=.25)(9)
+    assert plain.captions.equal(data.pairs(64, 5, chinese=.25, hard=0.)(9).captions)
+
+
 def test_sizes_of_pictures():
     small, large = (data.pairs(4, 0, size=size)(0).pictures for size in (16, 64))
     assert small.shape == (4, 3, 16, 16)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from minidiff.denoiser import Denoiser
-from minidiff.schedules import DiscreteSchedule, add_noise, like, rectified, times, trigonometric
+from minidiff.schedules import DiscreteSchedule, add_noise, like, logit_normal, rectified, times, trigonometric
 
 getcontext().prec = 50
 SCHEDULES = [DiscreteSchedule.linear(), DiscreteSchedule.cosine(), trigonometric, rectified]
@@ -157,3 +157,13 @@ def test_times_run_from_noise_to_data_on_the_grid():
     for wrong in [(0,), (51, 50)]:
         with pytest.raises(ValueError, match="at least 1"):
             times(*wrong)
+
+
+def test_logit_normal_times_are_normal_behind_the_logistic_function():
+    """Shares below some times against SciPy's normal distribution of the logit."""
+    from scipy.stats import norm
+    torch.manual_seed(0)
+    t = logit_normal(40_000, .85, .8)
+    for u in (.1, .4, .7, .9):
+        share = norm.cdf((math.log(u / (1 - u)) - .85) / .8)
+        assert abs(float((t < u).double().mean()) - share) < .01

@@ -336,6 +336,11 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path, change, sentence):
     model = nn.Linear(2, 1)
     with pytest.raises(ValueError, match="model is Net with 51 parameters there, Linear with 3 parameters here"):
         train.Training(model, noisy(model), batches, steps=12, ema=0.9, warmup=3, seed=4, checkpoint=path)
+    one, other = (nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1)) for _ in range(2))
+    frozen = tmp_path / "frozen.ckpt"
+    next(iter(train.Training(one, noisy(one), batches, steps=12, checkpoint=frozen)))
+    with pytest.raises(ValueError, match="frozen is"):                       # the same sizes, another frozen part
+        train.Training(other, noisy(other), batches, steps=12, checkpoint=frozen)
     data = path.read_bytes()
     for damaged in data[:-1], data[:100], b"", data[:-3] + b"abc":
         path.write_bytes(damaged)

@@ -27,8 +27,8 @@ def paint(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Run a recipe from nothing, or from its last checkpoint."""
     from minidiff import weights
+    from minidiff.recipes import RECIPES
     from minidiff.recipes.about import RUNS
-    from minidiff.recipes.latent_diffusion import RECIPES
     if args.recipe not in RECIPES:
         raise ValueError(f"there is no recipe {args.recipe!r}; there are {', '.join(RECIPES)}")
     checkpoint = RUNS / f"{args.recipe}.safetensors"

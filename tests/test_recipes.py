@@ -1,11 +1,12 @@
 """The recipes from end to end, a few steps each: interrupted, resumed, measured, written, read back."""
+import json
 import shutil
 
 import pytest
 import torch
 
 from minidiff import weights
-from minidiff.recipes import about, latent_diffusion
+from minidiff.recipes import RECIPES, about, drawing, latent_diffusion
 from minidiff.recipes.about import Notes
 from minidiff.train import Training
 
@@ -13,7 +14,8 @@ from minidiff.train import Training
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """Checkpoints of this test alone."""
-    monkeypatch.setattr(latent_diffusion, "RUNS", tmp_path / "runs")
+    for module in (latent_diffusion, drawing):
+        monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
     return tmp_path
 
 
@@ -46,12 +48,57 @@ def test_an_interrupted_recipe_makes_the_same_file(runs, monkeypatch):
 def test_text_to_image_trains_on_its_frozen_parts_alone(runs):
     for name in ("latent-autoencoder", "text-encoder"):
         shutil.copy(weights.TRAINED / f"{name}.safetensors", runs)
-    latent_diffusion.text_to_image(runs, steps=2, n=4)
+    latent_diffusion.text_to_image(runs, steps=(2, 3), n=4)
     path = runs / "text-to-image.safetensors"
     told, model = weights.describe(path), weights.load(path)
-    assert set(told["quality"]) == {"en", "zh"} and len(told["quality"]["en"]) == 5 and told["curve"] == []
+    assert set(told["quality"]) == {"en", "zh"} and len(told["quality"]["en"]) == 5
+    assert told["curve"] == [[], []] and told["steps"] == [2, 3] and len(told["minutes"]) == 2
     shipped = weights.load("latent-autoencoder").state_dict()
     assert all(p.equal(shipped[name]) for name, p in model.autoencoder.state_dict().items())
+
+
+def test_a_second_stage_of_an_earlier_run_is_not_taken_up(runs, monkeypatch):
+    """The first checkpoint deleted, the second forgotten: both stages are trained anew."""
+    for name in ("latent-autoencoder", "text-encoder"):
+        shutil.copy(weights.TRAINED / f"{name}.safetensors", runs)
+    monkeypatch.setattr(latent_diffusion, "measured", lambda path, measure: None)
+    latent_diffusion.text_to_image(runs, steps=(1, 1))
+    (runs / "runs" / "text-to-image.safetensors").unlink()
+    steps, usual = [], Training.step
+    monkeypatch.setattr(Training, "step", lambda self: steps.append(self.seed) or usual(self))
+    latent_diffusion.text_to_image(runs, steps=(1, 1))
+    assert steps == [0, 1]
+
+
+def test_hard_times_are_around_the_noise_at_which_things_are_decided():
+    torch.manual_seed(0)
+    t = latent_diffusion.dwelling(20_000)
+    even, odd = t[::2], t[1::2]
+    assert abs(float(even.mean()) - .5) < .01 and abs(float((even < .25).float().mean()) - .25) < .02
+    assert abs(float(odd.median()) - .7) < .01 and float(((odd > .5) & (odd < .85)).float().mean()) > .65
+
+
+def test_pixel_gpt_tells_how_near_it_came(runs):
+    drawing.pixel_gpt(runs, steps=2, n=6)
+    told, model = weights.describe(runs / "pixel-gpt.safetensors"), weights.load(runs / "pixel-gpt.safetensors")
+    quality = told["quality"]
+    assert quality["bits a picture"] > 500 and 0 < quality["least possible"] < 12
+    assert quality["right, train"].startswith("0.0 %")
+    assert len(model.palette.unique(dim=0)) == 64
+
+
+def test_grey_models_are_compared_by_the_same_number(runs):
+    """An untrained network is about as good as dice of 8 sides, 3 bits for each of 256 pixels; the linear is fitted."""
+    drawing.grey(runs, seeds=1, steps=1, n=2)
+    rows = {row["model"]: row for row in json.loads((runs / "grey.json").read_text())["rows"]}
+    assert set(rows) == {"linear", "convolution", "pixel gpt"}
+    assert 300 < rows["linear"]["bits"] < 500 and all(400 < rows[k]["bits"] < 900 for k in ("convolution", "pixel gpt"))
+    world, greys, codes = drawing.grey_world()
+    assert len(world) == len(codes.unique(dim=0)) == 216 and (greys.diff(dim=0) > 0).all()
+
+
+def test_every_recipe_has_its_own_name():
+    assert len(RECIPES) == len(drawing.RECIPES) + len(latent_diffusion.RECIPES)
 
 
 def test_notes_outlive_an_interruption_but_not_a_new_start(tmp_path, capsys):

@@ -1,1 +1,4 @@
-"""Recipes: each trains one shipped weight file from nothing, measures it, and writes what it measured into the file."""
+"""How each shipped weight file is made from nothing, one module a chapter; RECIPES has them all by name."""
+from minidiff.recipes import drawing, latent_diffusion
+
+RECIPES = drawing.RECIPES | latent_diffusion.RECIPES

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from minidiff import weights
 from minidiff.plot import write
 from minidiff.train import Log, Training, seeded
 
@@ -29,6 +30,14 @@ def machine() -> str:
     """What the recipe ran on, in words."""
     precision = str(fast_precision() or torch.float32).removeprefix("torch.")
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, torch {torch.__version__}, {precision}"
+
+
+def measured(path: Path, measure: Callable[[nn.Module], dict]) -> None:
+    """Measure the model as the file holds it, and put what it reached into the file."""
+    about = {k: v for k, v in weights.describe(path).items() if k not in weights.IDENTITY}
+    parts = {child: note["file"] for child, note in weights.describe(path)["parts"].items()}
+    quality = measure(weights.load(path))
+    weights.save(path, weights.load(path), dtype=torch.float16, about=about | {"quality": quality}, parts=parts)
 
 
 class Notes:

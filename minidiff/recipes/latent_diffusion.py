@@ -2,11 +2,11 @@
 
 Each function is a whole run that goes on where it was interrupted; what it measured goes into the weight file.
 """
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from minidiff import captions, data, weights
 from minidiff.clip import Clip, ClipConfig
@@ -14,8 +14,9 @@ from minidiff.data import rng
 from minidiff.latent import LatentAutoencoder, LatentConfig, TextToImage, TextToImageConfig
 from minidiff.oracle import prompt_accuracy, read, same
 from minidiff.rates import Rate
-from minidiff.recipes.about import RUNS, Notes, fast_precision, followed, machine, made
+from minidiff.recipes.about import RUNS, Notes, fast_precision, followed, machine, made, measured
 from minidiff.scenes import full, render
+from minidiff.schedules import logit_normal
 from minidiff.text import TextConfig, TextEncoder
 from minidiff.train import Training
 
@@ -39,14 +40,6 @@ def latent_autoencoder(folder: Path = weights.TRAINED, steps: int = 6000, n: int
     path = folder / "latent-autoencoder.safetensors"
     weights.save(path, best, dtype=torch.float16, about=about)
     measured(path, lambda model: reconstruction(model, n))
-
-
-def measured(path: Path, measure: Callable[[nn.Module], dict]) -> None:
-    """Measure the model as the file holds it, and put what it reached into the file."""
-    about = {k: v for k, v in weights.describe(path).items() if k not in weights.IDENTITY}
-    parts = {child: note["file"] for child, note in weights.describe(path)["parts"].items()}
-    quality = measure(weights.load(path))
-    weights.save(path, weights.load(path), dtype=torch.float16, about=about | {"quality": quality}, parts=parts)
 
 
 @torch.no_grad()
@@ -92,21 +85,43 @@ def near_misses(model: Clip, n: int = 1000) -> dict:
     return out
 
 
-def text_to_image(folder: Path = weights.TRAINED, steps: int = 18_000, n: int = 2000) -> None:
-    """text-to-image: a U-Net with cross-attention that denoises codes, both other parts frozen; n captions a row."""
+def text_to_image(folder: Path = weights.TRAINED, steps: tuple[int, int] = (18_000, 12_000), n: int = 2000) -> None:
+    """text-to-image: a U-Net with cross-attention that denoises codes, both other parts frozen; n captions a row.
+
+    First everything at all times. Then it dwells on what still went wrong: two things, often alike, at the times around
+    0.7 where it is decided which has which shape and colour (97 % come out right if the true code is given up to 0.7).
+    """
     parts = {"autoencoder": "latent-autoencoder", "text_encoder": "text-encoder"}
     loaded = {child: weights.load(folder / f"{file}.safetensors") for child, file in parts.items()}
     model = made(lambda: TextToImage(TextToImageConfig(), **loaded))
-    run = Training(model, model.loss, data.pairs(128, chinese=.2), steps=steps, lr=1.5e-3, warmup=500, ema=.9995,
-                   weight_decay=.01, autocast=fast_precision(), checkpoint=RUNS / "text-to-image.safetensors")
-    curve = Notes(RUNS / "text-to-image.curve.json", len(run.logs))
-    look(run, curve)                                              # if the interruption came in the middle of a look
-    for _ in followed(run, "text-to-image"):
-        look(run, curve)
+    same = {"weight_decay": .01, "ema": .9995, "autocast": fast_precision()}
+    first = Training(model, model.loss, data.pairs(128, chinese=.2), steps=steps[0], lr=1.5e-3, warmup=500,
+                     checkpoint=RUNS / "text-to-image.safetensors", **same)
+    if not first.logs:
+        (RUNS / "text-to-image-2.safetensors").unlink(missing_ok=True)              # of an earlier run
+    curve = followed_closely(first, "text-to-image")
+    model.load_state_dict(first.averaged.state_dict())
+    second = Training(model, partial(model.loss, draw=dwelling), data.pairs(128, seed=1, chinese=.25, hard=.5), seed=1,
+                      steps=steps[1], lr=7e-4, warmup=200, checkpoint=RUNS / "text-to-image-2.safetensors", **same)
+    more = followed_closely(second, "text-to-image-2")
     about = {"recipe": "latent_diffusion.text_to_image", "seed": 0, "steps": steps, "machine": machine(),
-             "minutes": round(run.logs[-1].seconds / 60, 1), "curve": curve.rows}
-    weights.save(folder / "text-to-image.safetensors", run.averaged, dtype=torch.float16, about=about, parts=parts)
+             "minutes": [round(run.logs[-1].seconds / 60, 1) for run in (first, second)], "curve": [curve, more]}
+    weights.save(folder / "text-to-image.safetensors", second.averaged, dtype=torch.float16, about=about, parts=parts)
     measured(folder / "text-to-image.safetensors", lambda model: quality(model, n))
+
+
+def dwelling(n: int) -> Tensor:
+    """Times in [0, 1], every second one uniform, the others around 0.7."""
+    return torch.where(torch.arange(n) % 2 == 0, torch.rand(n), logit_normal(n, .85, .8))
+
+
+def followed_closely(run: Training, name: str) -> list[dict]:
+    """Train to the end; the curve of accuracy on the way."""
+    curve = Notes(RUNS / f"{name}.curve.json", len(run.logs))
+    look(run, curve)                                              # if the interruption came in the middle of a look
+    for _ in followed(run, name):
+        look(run, curve)
+    return curve.rows
 
 
 def look(run: Training, curve: Notes, every: int = 2000) -> None:

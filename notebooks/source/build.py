@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 
 SOURCE = Path(__file__).resolve().parent
 NOTEBOOKS = SOURCE.parent
+TOOLS = {"build.py", "look.py"}
 KEEP = {"tags", "alt", "nbgrader"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -157,7 +158,7 @@ def out_of_step(folder: Path = NOTEBOOKS) -> list[str]:
     """The names of the notebooks that are missing, differ from their sources, or have none; homework too."""
     bad = []
     for place, version in ((folder, read), (folder / "homework", lambda path: student(read(path)))):
-        sources = {path.stem: path for path in (place / "source").glob("*.py") if path.name != "build.py"}
+        sources = {path.stem: path for path in (place / "source").glob("*.py") if path.name not in TOOLS}
         stored = {path.stem: path for path in place.glob("*.ipynb")}
         bad += [f"{place.name}/{name}.ipynb" for name in sorted(sources.keys() ^ stored.keys())]
         for name in sorted(sources.keys() & stored.keys()):

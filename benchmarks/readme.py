@@ -24,9 +24,10 @@ def painted() -> plot.Picture:
                      alt="six small pictures of coloured shapes, each under the sentence it was painted for")
 
 
-def learning(curve: list[dict]) -> plot.Picture:
-    """Accuracy against minutes of training, by attribute, for two objects in a relation."""
-    x = [row["minutes"] for row in curve]
+def learning(first: list[dict], second: list[dict]) -> plot.Picture:
+    """Accuracy against minutes of training, by attribute, for two objects in a relation; the second stage follows."""
+    curve, x = first + second, [row["minutes"] for row in first]
+    x += [x[-1] + row["minutes"] for row in second]
     names = ("number", "relation", "colour", "size", "shape", "right")
     lines = {name: (x, [100 * row["accuracy"]["two objects, seen"][name] for row in curve]) for name in names}
     return plot.curves(lines, title="What the model learns when, of captions with two objects",
@@ -39,6 +40,7 @@ def figures() -> str:
     model, code = weights.describe("text-to-image"), weights.describe("latent-autoencoder")
     clip = weights.describe("clip")
     english, chinese = model["quality"]["en"], model["quality"]["zh"]
+    first, second = model["minutes"]
     rows = "\n".join(f"| {name} | {english[name]['right']} | {chinese[name]['right']} |" for name in english)
     return f"""
 How often the shipped model paints what it is told, by the oracle (complete captions, 25 steps, scale 3, seeds used
@@ -54,20 +56,22 @@ for captions and noise; the model is one training run.
 
 ![accuracy against minutes of training](benchmarks/learning.png)
 
-(The curve was read while training, by the oracle as it was then, slightly milder than the one that the table uses.)
+(Up to minute {first:.0f} the curve was read by the oracle as it was then, slightly milder than the one that the table
+uses. There the second stage begins, which dwells on pictures of two things, often alike, and on the times at which it is
+decided which of them has which shape and colour: the learning rate rises again, then the errors halve.)
 
 Trained from nothing: the auto-encoder in {code['minutes']:.0f} minutes on one core beside CLIP with its text encoder in
-{clip['minutes']:.0f} on the other, then the U-Net in {model['minutes']:.0f} on both ({model['machine']}); again with
+{clip['minutes']:.0f} on the other, then the U-Net in {first:.0f} on both and {second:.0f} on one of them ({model['machine']}); again with
 `python -m minidiff train latent-autoencoder`, then `clip`, then `text-to-image`. The auto-encoder reaches
 {code['quality']['psnr']} dB ({code['quality']['psnr inside objects']} dB inside objects), and its reconstructions
-are read as the same scene in {code['quality']['read as the same scene']}. `python -m minidiff score --seed 1` measures
+are read as the same scene in {code['quality']['read as the same scene']}. `python -m minidiff score --seed 2` measures
 the table with other seeds, `python benchmarks/speed.py` the speed of everything.
 """
 
 
 if __name__ == "__main__":
     painted().save(HERE / "painted.png")
-    learning(weights.describe("text-to-image")["curve"]).save(HERE / "learning.png")
+    learning(*weights.describe("text-to-image")["curve"]).save(HERE / "learning.png")
     readme = HERE.parent / "README.md"
     text, marks = readme.read_text(encoding="utf-8"), r"(<!-- figures -->).*?(<!-- end of figures -->)"
     readme.write_text(re.sub(marks, lambda m: m[1] + figures() + m[2], text, flags=re.S), encoding="utf-8")

@@ -26,9 +26,9 @@ def made(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         return build().to(memory_format=torch.channels_last)
 
 
-def machine() -> str:
-    """What the recipe ran on, in words."""
-    precision = str(fast_precision() or torch.float32).removeprefix("torch.")
+def machine(dtype: torch.dtype | None = None) -> str:
+    """What the recipe ran on, in words; dtype, if it did not compute in the fast precision."""
+    precision = str(dtype or fast_precision() or torch.float32).removeprefix("torch.")
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, torch {torch.__version__}, {precision}"
 
 

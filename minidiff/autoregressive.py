@@ -62,7 +62,7 @@ def cost_of_independence(codes: Int[Tensor, "n d"]) -> float:
 def palette(pictures: Float[Tensor, "n c h w"], colours: int, seed: int = 0, rounds: int = 20) -> Float[Tensor, "k c"]:
     """k colours that are near to the colours of all pixels: k-means, started by k-means++.
 
-    Source: Lloyd 1982; the start: Arthur & Vassilvitskii 2007; for pixels: Chen et al. 2020 (iGPT), section 3.1.
+    Source: Lloyd 1982; the start: Arthur & Vassilvitskii 2007; for pixels: Chen et al. 2020 (iGPT).
     """
     points, count = pictures.movedim(1, -1).flatten(0, 2).unique(dim=0, return_counts=True)
     if len(points) < colours:
@@ -163,14 +163,17 @@ def linear_ar(x: Float[Tensor, "n d"], p: int) -> tuple[Float[Tensor, "q"], floa
     return a.to(x.dtype), float((x.flatten() - inputs @ a).square().mean().sqrt())
 
 
-def linear_bits(x: Float[Tensor, "n d"], levels: Float[Tensor, "k"], a: Tensor, std: float) -> Float[Tensor, "n"]:
+def linear_bits(x: Float[Tensor, "n d"], levels: Float[Tensor, "k"], a: Float[Tensor, "q"],
+                std: float) -> Float[Tensor, "n"]:
     """-log2 p of sequences of the rising `levels`; each reaches half-way to its neighbours. Source: chapter 0."""
     mean = F.pad(past(x, len(a) - 1), (0, 1), value=1.) @ a
     edges = F.pad((levels[1:] + levels[:-1]) / 2, (1, 1))
     edges[0], edges[-1] = -torch.inf, torch.inf
     k = torch.bucketize(x.contiguous(), edges[1:-1])
-    above, below = (torch.special.ndtr((edge - mean).double() / std) for edge in (edges[k + 1], edges[k]))
-    return -(above - below).clamp(min=1e-300).log2().sum(1)
+    low, high = ((edge - mean).double() / std for edge in (edges[k], edges[k + 1]))
+    low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)     # the tail that does not cancel
+    a, b = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+    return -(a + torch.log1p(-(b - a).exp())).sum(1) / math.log(2)
 
 
 def linear_draw(a: Float[Tensor, "q"], std: float, noise: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
@@ -184,14 +187,15 @@ def linear_draw(a: Float[Tensor, "q"], std: float, noise: Float[Tensor, "b n"]) 
 class CausalConvolution(Autoregressive):
     """p(x_i | the p pixels before it), whatever the caption: a convolution over them, then two layers at each place.
 
+    d: the numbers at each place in between; 0 leaves the two layers out, and the logits are linear in the pixels.
     Source: van den Oord et al. 2016 (arXiv 1609.03499), section 2.1, with one layer that looks back.
     """
 
     def __init__(self, colours: int, p: int = 34, d: int = 64):
         super().__init__()
         self.p, self.colour = p, nn.Embedding(colours, 16)
-        self.net = nn.Sequential(nn.Conv1d(16, d, p), nn.GELU(),
-                                 nn.Conv1d(d, d, 1), nn.GELU(), nn.Conv1d(d, colours, 1))
+        deep = (nn.GELU(), nn.Conv1d(d, d, 1), nn.GELU(), nn.Conv1d(d, colours, 1)) if d else ()
+        self.net = nn.Sequential(nn.Conv1d(16, d or colours, p), *deep)
 
     def forward(self, captions: Int[Tensor, "b l"], codes: Int[Tensor, "b m"]) -> Float[Tensor, "b n k"]:
         """Logits of the pixels 0 ... m; n = m + 1."""

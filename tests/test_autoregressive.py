@@ -158,6 +158,18 @@ def test_linear_probabilities_are_those_of_drawing_and_rounding():
     assert (p - share).abs().max() < .006
 
 
+def test_linear_probabilities_far_out_are_scipys():
+    """Forty standard deviations away a probability is tiny and not zero: its logarithm against SciPy's tails."""
+    from scipy.stats import norm
+    levels, std = torch.tensor([-1., 0., 1.]), .05
+    for a, sign in ((-1., 1), (1., -1)):                                           # the mean is at one end
+        far = float(ar.linear_bits(torch.tensor([[float(sign)]]), levels, torch.tensor([0., a]), std))
+        assert far == pytest.approx(-norm.logsf(1.5 / .05) / math.log(2), rel=1e-6) and far > 600
+    middle = float(ar.linear_bits(torch.tensor([[0.]]), levels, torch.tensor([0., -1.]), std))
+    p = norm.logsf(.5 / .05) + math.log1p(-math.exp(norm.logsf(1.5 / .05) - norm.logsf(.5 / .05)))
+    assert middle == pytest.approx(-p / math.log(2), rel=1e-6)
+
+
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 def tiny(**changed):
@@ -215,6 +227,21 @@ def test_a_convolution_forgets_what_is_more_than_p_pixels_back():
     one, other = torch.tensor([[0, 1, 2, 0]]), torch.tensor([[2, 1, 2, 0]])
     same = (model(asked, one) == model(asked, other)).all(-1)[0]
     assert same.tolist() == [True, False, False, True, True]
+
+
+def test_without_hidden_numbers_the_logits_are_linear_in_the_pixels():
+    """Replacing one pixel changes the logits by the same amount whatever the others are."""
+    torch.manual_seed(0)
+    model, asked = CausalConvolution(3, p=3, d=0), captions.encode([""])
+    changes = []
+    for others in ([0, 0], [2, 1]):
+        one, other = (model(asked, torch.tensor([[a, *others]]))[0, -1] for a in (0, 1))
+        changes.append(other - one)
+    assert torch.allclose(*changes, atol=1e-6) and changes[0].abs().max() > 1e-3
+    deep = CausalConvolution(3, p=3, d=8)
+    bent = [deep(asked, torch.tensor([[1, *o]]))[0, -1] - deep(asked, torch.tensor([[0, *o]]))[0, -1]
+            for o in ([0, 0], [2, 1])]
+    assert not torch.allclose(*bent, atol=1e-6)
 
 
 def test_the_caption_matters_to_the_first_pixel_too():

@@ -21,11 +21,14 @@ MUTATIONS = {
         ("self.pixels(codes[:, -1:], m - 1)", "self.pixels(codes[:, -1:], m)"),
     ],
     ("autoregressive", "test_autoregressive::test_linear_probabilities_of_all_sequences_add_up_to_one"): [
-        ("for edge in (edges[k + 1], edges[k])", "for edge in (edges[k + 1], edges[k] + .1)"),
+        ("for edge in (edges[k], edges[k + 1])", "for edge in (edges[k], edges[k + 1] + .1)"),
         ("edges[0], edges[-1] = -torch.inf, torch.inf", "edges[0], edges[-1] = -2., 2."),
     ],
     ("autoregressive", "test_autoregressive::test_linear_probabilities_are_those_of_drawing_and_rounding"): [
         ("(edge - mean).double() / std", "(edge - mean).double() / std ** 2"),
+    ],
+    ("autoregressive", "test_autoregressive::test_linear_probabilities_far_out_are_scipys"): [
+        ("torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)", "low, high"),
     ],
     ("layers", "test_layers::test_causal_attention_is_its_formula"): [
         (".tril()", ".tril(-1)"),

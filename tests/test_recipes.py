@@ -91,10 +91,18 @@ def test_grey_models_are_compared_by_the_same_number(runs):
     """An untrained network is about as good as dice of 8 sides, 3 bits for each of 256 pixels; the linear is fitted."""
     drawing.grey(runs, seeds=1, steps=1, n=2)
     rows = {row["model"]: row for row in json.loads((runs / "grey.json").read_text())["rows"]}
-    assert set(rows) == {"linear", "convolution", "pixel gpt"}
-    assert 300 < rows["linear"]["bits"] < 500 and all(400 < rows[k]["bits"] < 900 for k in ("convolution", "pixel gpt"))
+    assert set(rows) == {"linear", "logistic", "convolution", "pixel gpt"}
+    assert 270 < rows["linear"]["bits"] < 290 and all(400 < rows[k]["bits"] < 900 for k in list(rows)[1:])
     world, greys, codes = drawing.grey_world()
     assert len(world) == len(codes.unique(dim=0)) == 216 and (greys.diff(dim=0) > 0).all()
+
+
+def test_a_stored_row_can_be_made_again():
+    """One seed of the quickest network, with all its steps."""
+    stored = json.loads((weights.TRAINED / "grey.json").read_text())
+    (kept,) = (row for row in stored["rows"] if (row["model"], row["seed"]) == ("logistic", 0))
+    again = drawing.networked("logistic", 0, stored["steps"], 20)
+    assert abs(again["bits"] - kept["bits"]) < .1 and again["legal"] <= 12
 
 
 def test_every_recipe_has_its_own_name():

@@ -1,5 +1,6 @@
-"""Chapter 0: pixel GPT, which draws world `single` pixel by pixel, and three models of grey pictures to compare."""
+"""Chapter 0: pixel GPT, which draws world `single` pixel by pixel, and four models of grey pictures to compare."""
 import json
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -60,44 +61,63 @@ def open_bits(told: list[str], world: Scenes) -> Float[Tensor, "n"]:
 
 # --- grey pictures: the p pixels before in a linear relation, the same in another relation, all pixels before ---------
 
-def grey_world(levels: int = 8) -> tuple[Scenes, Tensor, Tensor]:
+LEVELS = 8
+
+
+def grey_world() -> tuple[Scenes, Tensor, Tensor]:
     """The 216 scenes of `single` with a white thing on black or grey, the rising greys [k 3], the codes [n 256]."""
     world = single("train")
     ground = [list(BACKGROUNDS).index(name) for name in ("black", "grey")]
     white = world.colour[:, 0] == list(COLOURS).index("white")
     world = world[white & torch.isin(world.background, torch.tensor(ground))]
     pictures = render(world, 16)
-    greys = palette(pictures, levels).sort(0)[0]
+    greys = palette(pictures, LEVELS).sort(0)[0]
     return world, greys, to_codes(pictures, greys)
 
 
 def grey(folder: Path = weights.TRAINED, seeds: int = 3, steps: int = 1000, n: int = 200) -> None:
-    """grey.json: bits a picture, and legal pictures among n drawn, of three autoregressive models, for some seeds."""
+    """grey.json: bits a picture, and legal pictures among n drawn, of four autoregressive models, for some seeds."""
     rows = [row for seed in range(seeds) for row in compared(seed, steps, n)]
-    about = {"recipe": "drawing.grey", "steps": steps, "machine": machine(), "rows": rows}
+    about = {"recipe": "drawing.grey", "steps": steps, "machine": machine(torch.float32), "date": str(date.today()),
+             "rows": rows}
     write(folder / "grey.json", json.dumps(about, indent=1).encode())
 
 
 def compared(seed: int, steps: int, n: int) -> list[dict]:
-    """The rows of one seed: a linear relation to 34 pixels, any relation to 34 pixels, any relation to all pixels."""
-    world, greys, codes = grey_world()
-    x, dice = greys[codes][..., 0], torch.rand(n, codes.shape[1], generator=rng("grey dice", seed))
+    """The rows of one seed."""
+    _, greys, codes = grey_world()
+    x, noise = greys[codes][..., 0], torch.special.ndtri(dice(seed, n).clamp(1e-6, 1 - 1e-6))
     a, std = ar.linear_ar(x, 34)
-    drawn = ar.linear_draw(a, std, torch.special.ndtri(dice.clamp(1e-6, 1 - 1e-6)))
-    rows = [row("linear", seed, ar.linear_bits(x, greys[:, 0], a, std), drawn[..., None].expand(-1, -1, 3))]
-    batches = written(world, codes, 16, seed)
-    for name, build in (("convolution", lambda: CausalConvolution(len(greys))),
-                        ("pixel gpt", lambda: PixelGPT(PixelGPTConfig(colours=len(greys), d=64, layers=2)))):
-        model = made(build, seed)
-        run = Training(model, model.loss, lambda step: batches(step)._replace(captions=encode([""] * 16)), steps=steps,
-                       lr=8e-3, warmup=50, seed=seed)
-        for _ in followed(run, f"{name}, seed {seed}", every=200):
-            pass
-        with torch.no_grad():
-            bits = model.bits(encode([""] * len(codes)), codes)
-        *_, drawn = model.path([""] * n, dice)
-        rows.append(row(name, seed, bits, greys[drawn]))
-    return rows
+    std = min((std * f / 10 for f in range(5, 21)), key=lambda s: float(ar.linear_bits(x, greys[:, 0], a, s).mean()))
+    drawn = ar.linear_draw(a, std, noise)[..., None].expand(-1, -1, 3)
+    return [row("linear", seed, ar.linear_bits(x, greys[:, 0], a, std), drawn),
+            *(networked(name, seed, steps, n) for name in NETWORKS)]
+
+
+# Logits to which 34 pixels each add their own; any logits of 34 pixels; of all pixels. With the best of three rates.
+NETWORKS = {"logistic": (lambda: CausalConvolution(LEVELS, d=0), .1),
+            "convolution": (lambda: CausalConvolution(LEVELS), .016),
+            "pixel gpt": (lambda: PixelGPT(PixelGPTConfig(colours=LEVELS, d=64, layers=2)), .008)}
+
+
+def networked(name: str, seed: int, steps: int, n: int) -> dict:
+    """The row of one network: trained without captions, its bits on all pictures, n pictures drawn."""
+    world, greys, codes = grey_world()
+    (build, lr), batches, silent = NETWORKS[name], written(world, codes, 16, seed), encode([""] * 16)
+    model = made(build, seed)
+    run = Training(model, model.loss, lambda step: batches(step)._replace(captions=silent), steps=steps, lr=lr,
+                   warmup=50, seed=seed)
+    for _ in followed(run, f"{name}, seed {seed}", every=200):
+        pass
+    with torch.no_grad():
+        bits = model.bits(encode([""] * len(codes)), codes)
+    *_, drawn = model.path([""] * n, dice(seed, n))
+    return row(name, seed, bits, greys[drawn])
+
+
+def dice(seed: int, n: int) -> Float[Tensor, "n d"]:
+    """What n pictures are drawn with."""
+    return torch.rand(n, 256, generator=rng("grey dice", seed))
 
 
 def row(name: str, seed: int, bits: Float[Tensor, "m"], drawn: Float[Tensor, "b n 3"]) -> dict:

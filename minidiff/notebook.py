@@ -42,12 +42,12 @@ def expect(what: str, value: Any, low: float | int | None = None, high: float | 
     if isinstance(value, bool) == bounds:
         raise TypeError(f"expect takes True or False, or a number with bounds: it cannot check '{what}' on {value!r}")
     good = value if not bounds else (low is None or low <= value) and (high is None or value <= high)
-    ends = ([] if low is None else [f"at least {low:g}"]) + ([] if high is None else [f"at most {high:g}"])
-    band = " and ".join(ends)
+    ends = ([] if low is None else [f"at least {low:,g}"]) + ([] if high is None else [f"at most {high:,g}"])
+    band = f"exactly {low:,g}" if bounds and low == high else " and ".join(ends)
     if smoke_run():
         good, band = not bounds or bool(np.isfinite(value)), "not checked, this is a smoke run"
     if not good:
-        raise AssertionError(f"{what} is {value:.4g}; it should be {band}" if bounds else f"{what}: not so here")
+        raise AssertionError(f"{what} is {value:,.4g}; it should be {band}" if bounds else f"{what}: not so here")
     print(f"✓ {what}" + (f": {band}" if band else ""))
 
 
@@ -148,8 +148,8 @@ def _round(value: float) -> float:
 def _measured(record: Mapping) -> str:
     spread = "" if record["spread"] is None else f" ± {record['spread']:.2g}"
     seen = "" if record["smallest"] is None else f"; smallest effect that could be seen {record['smallest']:g}"
-    runs = f"{record['seeds']} seeds" if record["seeds"] > 1 else "one run"
-    return f"{record['number']:g}{spread}, n = {record['n']:,}, {runs}{seen}"
+    runs = f" for each of {record['seeds']} seeds" if record["seeds"] > 1 else ", one run"
+    return f"measured {record['number']:g}{spread}, n = {record['n']:,}{runs}{seen}"
 
 
 def claims_table(records: Iterable[Mapping] | None = None) -> Shown:

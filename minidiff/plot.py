@@ -42,7 +42,7 @@ STYLE = {
     "figure.dpi": DPI, "figure.figsize": (WIDTH / DPI, 3.6), "figure.constrained_layout.use": True,
     "axes.prop_cycle": matplotlib.cycler(color=COLOURS, linestyle=DASHES), "lines.linewidth": 1.8,
     "axes.grid": True, "grid.color": "#E4E4E4", "axes.axisbelow": True, "image.interpolation": "nearest",
-    "legend.frameon": False, "legend.handlelength": 2.6, "errorbar.capsize": 3,
+    "legend.frameon": False, "legend.handlelength": 2.6, "errorbar.capsize": 3, "figure.constrained_layout.h_pad": 0.08,
 }
 
 
@@ -126,8 +126,7 @@ def to_uint8(pictures: Float[Tensor, "b c h w"]) -> UInt8[np.ndarray, "b h w 3"]
 def tile(pictures: Float[Tensor, "b c h w"], columns: int = 8, *, gap: int = 2) -> Float[Tensor, "c H W"]:
     """One picture out of many, row by row on white; the last row is filled up with white."""
     b, c, h, w = pictures.shape
-    columns = min(columns, b)
-    rows = -(-b // columns)
+    rows, columns = -(-b // columns), min(columns, b)
     sheet = pictures.new_ones(c, rows * (h + gap) - gap, columns * (w + gap) - gap)
     for i, image in enumerate(pictures):
         y, x = i // columns * (h + gap), i % columns * (w + gap)
@@ -176,20 +175,19 @@ def _captions(captions, marks, count: int, width: int) -> tuple[list[str], list[
 def grid(pictures: Float[Tensor, "b c h w"], captions: Sequence[str] | None = None, *, title: str, alt: str,
          columns: int = 8, rows: Sequence[str] | None = None, marks: Sequence[bool | None] | None = None) -> Picture:
     """Pictures in rows, enlarged to whole pixels, captions wrapped beneath; `marks` sets ✓ or ✗ before a caption."""
-    levels, columns = to_uint8(pictures), min(columns, len(pictures))
-    b, h, w, _ = levels.shape
-    left = 0 if rows is None else 112
-    scale = max(1, min((WIDTH + GAP - left) // columns - GAP, 160) // w)
-    wide, tall = scale * w, scale * h
-    texts, inks = _captions(captions, marks, b, (wide + GAP) // LETTER)
+    left, columns = 0 if rows is None else 112, min(columns, len(pictures))
+    side = min((WIDTH + GAP - left) // columns - GAP, 160)
+    large = _enlarge(to_uint8(pictures), max(1, side // pictures.shape[-1]))
+    b, tall, wide, _ = large.shape
+    texts, inks = _captions(captions, marks, b, wide // LETTER)
     heading = wrap(title, WIDTH // TITLE_LETTER)
     depths = [tall + GAP + LINE * max(len(t.splitlines()) for t in texts[i:i + columns]) for i in range(0, b, columns)]
-    tops = np.cumsum([TITLE_LINE * len(heading.splitlines()) + GAP, *depths])
+    tops = np.cumsum([GAP + TITLE_LINE * len(heading.splitlines()) + GAP, *depths])
     size = max(WIDTH, left + columns * (wide + GAP) - GAP), int(tops[-1])
     fig = Figure((size[0] / DPI, size[1] / DPI), layout="none")
     put = partial(fig.text, transform=None, size=9)                      # in pixels from the lower left corner
-    put(0, size[1] - 2, heading, va="top", size=STYLE["axes.titlesize"])
-    for i, image in enumerate(_enlarge(levels, scale)):
+    put(0, size[1] - GAP, heading, va="top", size=STYLE["axes.titlesize"])
+    for i, image in enumerate(large):
         x, y = left + i % columns * (wide + GAP), size[1] - int(tops[i // columns]) - tall
         fig.figimage(image, x, y, origin="upper")
         put(x + wide / 2, y - 2, texts[i], va="top", ha="center", color=inks[i])
@@ -201,8 +199,8 @@ def grid(pictures: Float[Tensor, "b c h w"], captions: Sequence[str] | None = No
 def pair(before: Float[Tensor, "b c h w"], after: Float[Tensor, "b c h w"], captions: Sequence[str] | None = None, *,
          title: str, alt: str, names: tuple[str, str] = ("before", "after")) -> Picture:
     """Each picture above what became of it."""
-    captions = None if captions is None else [""] * len(before) + list(captions)
-    return grid(torch.cat([before, after]), captions, title=title, alt=alt, columns=len(before), rows=names)
+    below = captions and [*[""] * len(before), *captions]
+    return grid(torch.cat([before, after]), below, title=title, alt=alt, columns=len(before), rows=names)
 
 
 def moments(count: int, most: int) -> list[int]:
@@ -275,14 +273,19 @@ def loss_curve(history: Any, *, title: str, alt: str, log: str = "") -> Picture:
 
 
 @matplotlib.rc_context(STYLE)
-def bars(values: Mapping[str, float | int | tuple], *, title: str, xlabel: str, alt: str) -> Picture:
-    """Horizontal bars by name, the first on top, each a number or (number, spread), the number written at its end."""
+def bars(values: Mapping[str, float | int | tuple], *, title: str, xlabel: str, alt: str, unit: str = "") -> Picture:
+    """Horizontal bars by name, the first on top, each a number, (number, spread) or (number, low, high).
+
+    At its end the number is written, with `unit` (such as " %") behind it: "0.31 ± 0.02" or "1 % [0, 6]".
+    """
     ax = _panel(title, xlabel, "")
     ax.figure.set_figheight(1.1 + 0.32 * len(values))
-    numbers, spreads = np.array([v if isinstance(v, tuple) else (v, 0.0) for v in values.values()]).T
-    bar = ax.barh(list(values), numbers, xerr=spreads if spreads.any() else None, color=COLOURS[0], height=0.65)
-    ends = [f"{n:.3g}" + (f" ± {s:.2g}" if s else "") for n, s in zip(numbers, spreads, strict=True)]
-    ax.bar_label(bar, ends, padding=4)
+    for name, value in values.items():
+        number, *error = value if isinstance(value, tuple) else (value,)
+        reach = [[number - error[0]], [error[1] - number]] if len(error) == 2 else error or None
+        bar = ax.barh(name, number, xerr=reach, color=COLOURS[0], height=0.65)
+        doubt = ("", " ± {:.2g}", " [{:.3g}, {:.3g}]")[len(error) * any(error)].format(*error)
+        ax.bar_label(bar, [f"{number:.3g}{unit}{doubt}"], padding=4)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.2)

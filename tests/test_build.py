@@ -108,7 +108,7 @@ Image.merge("RGB", (points, points.rotate(90), points.rotate(180))).save(out, "p
 for _ in range(2):
     display(Show(out.getvalue()))
 
-# %% alt="the set in few colours"
+# %% jupyter={"source_hidden": true} alt="the set in few colours"
 display(Show(out.getvalue()))
 
 # %% tags=["raises-exception"]
@@ -172,6 +172,12 @@ def test_alt_texts_reach_the_page_of_a_plain_export(folder, tmp_path):
     command = [sys.executable, "-m", "nbconvert", "--to", "html", f"--output-dir={tmp_path}", "00_tiny.ipynb"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     assert undescribed((tmp_path / "00_tiny.html").read_text(encoding="utf-8")) == []
+
+
+def test_code_can_be_folded_and_its_picture_stays(folder, book):
+    folded = [bool(cell.metadata.get("jupyter", {}).get("source_hidden")) for cell in book.cells]
+    assert folded == [False] * 4 + [True, False] and len(build.drawn(book.cells[4])) == 1
+    assert book.cells[4].outputs[0].data["image/png"][-60:] in build.page(folder / "00_tiny.ipynb").replace("\n", "")
 
 
 def test_missing_alt_text_is_found(folder, book, tmp_path):

@@ -28,6 +28,14 @@ def test_expect_accepts_the_band_with_its_ends(value, capsys):
     assert capsys.readouterr().out == "✓ the loss: at least 0.25 and at most 0.35\n"
 
 
+def test_expect_says_exactly_where_the_band_is_one_number(capsys):
+    expect("scenes", 3456, 3456, 3456)
+    expect("steps", 2000, 1000, None)
+    assert capsys.readouterr().out == "✓ scenes: exactly 3,456\n✓ steps: at least 1,000\n"
+    with pytest.raises(AssertionError, match="^scenes is 3,455; it should be exactly 3,456$"):
+        expect("scenes", 3455, 3456, 3456)
+
+
 @pytest.mark.parametrize(("value", "low", "high"), [
     (0.36, 0.25, 0.35), (0.24, 0.25, 0.35), (math.nan, 0.25, 0.35), (math.nan, None, 1.0),
     (2.0, None, 1.0), (-1.0, 0.0, None)])
@@ -132,8 +140,9 @@ def test_the_table_shows_each_claim_once_with_its_last_record():
     claim("C20", said="first", number=[0.7, 0.9], n=10, rule=WINS, sentence="New.")
     lines = claims_table().markdown.split("\n")
     assert len(lines) == 4 and {line.count("|") for line in lines} == {6}
-    assert "New." in lines[2] and "0.8 ± 0.14" in lines[2] and "2 seeds" in lines[2] and "**holds**" in lines[2]
-    assert "n = 2,000, one run" in lines[3] and "a ∣ b c" in lines[3]
+    assert "New." in lines[2] and "**holds**" in lines[2]
+    assert "(measured 0.8 ± 0.14, n = 10 for each of 2 seeds)" in lines[2]
+    assert "(measured 0.125, n = 2,000, one run)" in lines[3] and "a ∣ b c" in lines[3]
 
 
 def test_claims_survive_in_the_stored_notebook(tmp_path):

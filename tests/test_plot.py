@@ -108,11 +108,22 @@ def test_grid_shows_a_picture_upright_and_unsmoothed():
 
 def test_captions_and_marks_are_drawn_beneath_and_differ_by_more_than_colour():
     blue = colours([0, 0, 255], [0, 0, 255], [0, 0, 255])
-    plain = pixels(plot.grid(blue, ["one", "one", "one"], **SAY))
+    plain = pixels(plot.grid(blue, ["one", "one", "one"], **SAY))         # the pictures end at row 196
     marked = pixels(plot.grid(blue, ["one", "one", "one"], marks=[True, False, None], **SAY))
-    ink = [(marked[190:, i * 168:i * 168 + 160].min(-1) < 160) for i in range(3)]
+    ink = [(marked[198:, i * 168:i * 168 + 160].min(-1) < 160) for i in range(3)]
     assert plain.shape == marked.shape and all(part.any() for part in ink)
     assert (ink[0] ^ ink[1]).sum() > 20 and ink[2].sum() < ink[0].sum()  # the signs differ in shape; no sign, less ink
+
+
+def test_captions_of_neighbours_keep_apart_and_the_title_keeps_off_the_edge():
+    """Letters of the common width: none in the gap of 8 between two pictures, nor left or right of it by 4."""
+    texts = ["a small yellow star at the top right on navy", "a large blue ring above a small white square"]
+    image = pixels(plot.grid(colours(*[[9, 9, 9]] * 6), texts * 3, columns=6, **SAY))
+    assert (image[:plot.GAP] == 255).all() and (image[plot.GAP:plot.GAP + plot.TITLE_LINE] < 128).any()
+    below = image[plot.GAP * 2 + plot.TITLE_LINE + 128 + 2:]
+    assert (below < 128).any()
+    for k in range(1, 6):
+        assert (below[:, k * 136 - plot.GAP - 4:k * 136 + 4] > 200).all()
 
 
 def test_a_caption_makes_its_own_row_deeper():
@@ -157,7 +168,7 @@ def test_chinese_never_warns_whatever_the_fonts(monkeypatch, capfd):
 @pytest.mark.skipif(not chinese_font(), reason="no Chinese font on this machine")
 def test_chinese_letters_are_drawn_where_there_is_a_font():
     """Two letters differ in shape; without a font both would be the same box."""
-    one, two = (pixels(plot.grid(colours([1, 2, 3]), [text], **SAY))[190:] for text in ("田", "一"))
+    one, two = (pixels(plot.grid(colours([1, 2, 3]), [text], **SAY))[198:] for text in ("田", "一"))
     assert (one.min(-1) < 128).sum() > 2 * (two.min(-1) < 128).sum() > 0
 
 
@@ -226,10 +237,19 @@ def test_loss_curve_draws_the_mean_of_the_steps_around(monkeypatch):
 
 def test_bars_keep_their_order_and_write_their_numbers(monkeypatch):
     caught = spy(monkeypatch)
-    plot.bars({"first": (0.5, 0.125), "second": 2}, xlabel="accuracy", **SAY)
-    assert [bar.get_width() for bar in caught[0].patches] == [0.5, 2.0]
-    assert [text.get_text() for text in caught[0].texts] == ["0.5 ± 0.12", "2"]
+    plot.bars({"first": (0.5, 0.125), "second": 2, "third": (1, 0.0)}, xlabel="accuracy", **SAY)
+    assert [bar.get_width() for bar in caught[0].patches] == [0.5, 2.0, 1.0]
+    assert [text.get_text() for text in caught[0].texts] == ["0.5 ± 0.12", "2", "1"]
+    assert [label.get_text() for label in caught[0].get_yticklabels()] == ["first", "second", "third"]
     assert caught[0].yaxis_inverted()
+
+
+def test_bars_show_both_ends_of_an_interval_and_begin_at_zero(monkeypatch):
+    caught = spy(monkeypatch)
+    plot.bars({"none": (0, 0, 3.5), "few": (1.1, 0.2, 6)}, xlabel="right (%)", unit=" %", **SAY)
+    drawn = [lines.get_segments()[0][:, 0] for lines in caught[0].collections]
+    assert np.allclose(drawn, [[0, 3.5], [0.2, 6]]) and caught[0].get_xlim()[0] == 0
+    assert [text.get_text() for text in caught[0].texts] == ["0 % [0, 3.5]", "1.1 % [0.2, 6]"]
 
 
 def test_styles_stay_inside_the_figure_functions():

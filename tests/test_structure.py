@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CHAPTERS = [
     "scenes captions rates oracle data plot notebook train processes checkpoint weights layers autoregressive",
-    "mixture",
+    "gaussians em mixture",
     "autoencoder",
     "flow",
     "gan",
@@ -29,11 +29,13 @@ CHAPTERS = [
 CHAPTER = {module: number for number, modules in enumerate(CHAPTERS) for module in modules.split()}
 ABOVE = {"recipes", "__main__"}  # they may import everything, and nothing imports them
 LINES_OF_MODULE, LINES_OF_FUNCTION, POSITIONAL, LINES_OF_LIBRARY = 200, 25, 4, 3800
+COLUMNS = 104  # of code that fit a notebook's page on a laptop
 
 LIBRARY = sorted((ROOT / "minidiff").glob("*.py"))
 RECIPES = sorted((ROOT / "minidiff" / "recipes").glob("*.py"))
 SOURCES = sorted((ROOT / "notebooks" / "source").glob("[0-9][0-9]_*.py"))
-TOOLS = [ROOT / "course.py", ROOT / "conftest.py", ROOT / "notebooks" / "source" / "build.py"]
+TOOLS = [ROOT / "course.py", ROOT / "conftest.py"]
+TOOLS += [ROOT / "notebooks" / "source" / "build.py", ROOT / "notebooks" / "source" / "look.py"]
 Complaints = Iterator[str]
 
 
@@ -153,6 +155,16 @@ def undocumented(source: str) -> Complaints:
             yield f"line {node.lineno}: {node.name} has no docstring"
 
 
+def too_wide(source: str) -> Complaints:
+    """In a notebook's source, at most 104 columns of code; text and the headers of cells are free of this."""
+    text = False
+    for number, line in enumerate(source.splitlines(), 1):
+        if line.startswith("# %%"):
+            text = line.startswith("# %% [markdown]")
+        elif not text and len(line) > COLUMNS:
+            yield f"line {number}: {len(line)} columns; at most {COLUMNS} in a cell of code"
+
+
 def test_every_module_has_its_chapter():
     known = CHAPTER.keys() | ABOVE | {"__init__"}
     assert {path.stem for path in LIBRARY} - known == set(), "write it into the table, in shared order"
@@ -171,6 +183,11 @@ def test_modules_build_on_earlier_chapters(path):
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_notebooks_build_on_earlier_chapters(path):
     assert list(too_early(read(path), int(path.name[:2]))) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_code_of_notebooks_fits_the_page(path):
+    assert list(too_wide(read(path))) == []
 
 
 @pytest.mark.parametrize("path", LIBRARY + RECIPES, ids=name)
@@ -233,6 +250,15 @@ def test_planted_length():
     assert list(too_long("class C:\n    async def f(self):\n" + lines(25, " " * 8)))
     assert list(too_long('def f():\n    """doc"""\n\n    # why\n' + lines(24))) == []
     assert list(too_long(lines(200, ""))) == [] and list(too_long(lines(201, "")))
+
+
+def test_planted_width():
+    wide = "# " + "x" * 103
+    assert list(too_wide(f"# %% [markdown]\n{wide}\n\n# %% alt='{wide}'\n{wide[:104]}")) == []
+    assert list(too_wide(f"# %%\n{wide}")) == ["line 2: 105 columns; at most 104 in a cell of code"]
+    assert list(too_wide(f"# %% [markdown]\n{wide}\n\n# %% tags=['t']\nx = 1\n{wide}\n# %% [markdown]\n{wide}")) == [
+        "line 6: 105 columns; at most 104 in a cell of code"
+    ]
 
 
 def test_planted_arguments():

@@ -6,7 +6,8 @@
     python notebooks/source/build.py page 05     one HTML page, written beside the notebook (git ignores it)
 
 In the header of a code cell: `tags=["timeout-600"]`; `alt="..."`, what its picture shows, for those who cannot see it
-(a list where a cell draws several); the tag `full-colour` keeps a picture from being reduced to 64 colours.
+(a list where a cell draws several); the tag `full-colour` keeps a picture from being reduced to 64 colours;
+`jupyter={"source_hidden": true}` folds the code of a cell that only draws.
 """
 import base64
 import hashlib
@@ -24,7 +25,7 @@ from nbformat import NotebookNode
 SOURCE = Path(__file__).resolve().parent
 NOTEBOOKS = SOURCE.parent
 TOOLS = {"build.py", "look.py"}
-KEEP = {"tags", "alt", "nbgrader"}
+KEEP = {"tags", "alt", "jupyter", "nbgrader"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},

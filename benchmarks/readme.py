@@ -25,7 +25,7 @@ def painted() -> plot.Picture:
 
 
 def learning(first: list[dict], second: list[dict]) -> plot.Picture:
-    """Accuracy against minutes of training, by attribute, for two objects in a relation; the second stage follows."""
+    """Accuracy against minutes of training, by attribute, for two objects in a relation."""
     curve, x = first + second, [row["minutes"] for row in first]
     x += [x[-1] + row["minutes"] for row in second]
     names = ("number", "relation", "colour", "size", "shape", "right")
@@ -57,11 +57,12 @@ for captions and noise; the model is one training run.
 ![accuracy against minutes of training](benchmarks/learning.png)
 
 (Up to minute {first:.0f} the curve was read by the oracle as it was then, slightly milder than the one that the table
-uses. There the second stage begins, which dwells on pictures of two things, often alike, and on the times at which it is
-decided which of them has which shape and colour: the learning rate rises again, then the errors halve.)
+uses. There the second stage begins, which dwells on pictures of two things, often alike, and on the times at which it
+is decided which of them has which shape and colour: the learning rate rises again, then the errors halve.)
 
 Trained from nothing: the auto-encoder in {code['minutes']:.0f} minutes on one core beside CLIP with its text encoder in
-{clip['minutes']:.0f} on the other, then the U-Net in {first:.0f} on both and {second:.0f} on one of them ({model['machine']}); again with
+{clip['minutes']:.0f} on the other, then the U-Net in {first:.0f} on both and {second:.0f} on one of them
+({model['machine']}); again with
 `python -m minidiff train latent-autoencoder`, then `clip`, then `text-to-image`. The auto-encoder reaches
 {code['quality']['psnr']} dB ({code['quality']['psnr inside objects']} dB inside objects), and its reconstructions
 are read as the same scene in {code['quality']['read as the same scene']}. `python -m minidiff score --seed 2` measures

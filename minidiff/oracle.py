@@ -248,6 +248,8 @@ def same(a: Scene | None, b: Scene | None, near: float = 1.5 / 32) -> bool:
 
 def read(pictures: Float[Tensor, "b 3 h w"], styles: tuple[str, ...] = ("solid",)) -> list[Scene | None]:
     """The scene of each picture, or None where the picture is not legal."""
+    if not len(pictures):
+        return []
     reading = analyse(pictures, styles)
     return [scene if legal else None for scene, legal in zip(reading.scenes, reading.legal.tolist(), strict=True)]
 

@@ -177,7 +177,7 @@ def coverage(scenes: Scenes, u: Tensor, v: Tensor) -> Float[Tensor, "m h w"]:
 
     The edge is one pixel wide: coverage = 1/2 - distance in pixels, kept in [0, 1].
     """
-    pixel = (u[0, 0, 1] - u[0, 0, 0]).abs()
+    pixel = (u[:1, 0, 1] - u[:1, 0, 0]).abs()
     radius = torch.tensor(list(SIZES.values()))[scenes.size[:, 0], None, None]
     out = torch.zeros_like(u)
     for k, distance in enumerate(SHAPES.values()):

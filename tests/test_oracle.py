@@ -25,6 +25,7 @@ from minidiff.scenes import (
     Thing,
     full,
     render,
+    rgb,
     single,
 )
 
@@ -251,3 +252,12 @@ def test_planted(original, mutated, test, monkeypatch):
         monkeypatch.delitem(sys.modules, name)           # it imports the oracle, so it is imported afresh as well
     module = "rates" if test == "interval_is_wilsons" else "oracle"
     assert not survives(module, original, mutated, f"test_oracle::test_{test}")
+
+
+def test_empty_pictures_and_no_pictures_are_read():
+    """Nothing but background: no scene of ours, and no crash either, whatever stands beside it."""
+    nothing = rgb(BACKGROUNDS)[:, :, None, None].expand(-1, -1, 16, 16)
+    assert read(nothing) == [None] * 4 and read(nothing[:0]) == []
+    thing = render(single("train")[:1], 16)
+    assert [scene is None for scene in read(torch.cat([nothing[:1], thing, nothing[1:]]))] == [
+        True, False, True, True, True]

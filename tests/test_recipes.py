@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minidiff import weights
-from minidiff.recipes import RECIPES, about, drawing, latent_diffusion
+from minidiff.recipes import RECIPES, about, drawing, latent_diffusion, mixtures
 from minidiff.recipes.about import Notes
 from minidiff.train import Training
 
@@ -106,7 +106,7 @@ def test_a_stored_row_can_be_made_again():
 
 
 def test_every_recipe_has_its_own_name():
-    assert len(RECIPES) == len(drawing.RECIPES) + len(latent_diffusion.RECIPES)
+    assert len(RECIPES) == sum(len(module.RECIPES) for module in (drawing, mixtures, latent_diffusion))
 
 
 def test_notes_outlive_an_interruption_but_not_a_new_start(tmp_path, capsys):

@@ -1,4 +1,4 @@
 """How each shipped weight file is made from nothing, one module a chapter; RECIPES has them all by name."""
-from minidiff.recipes import drawing, latent_diffusion
+from minidiff.recipes import drawing, latent_diffusion, mixtures
 
-RECIPES = drawing.RECIPES | latent_diffusion.RECIPES
+RECIPES = drawing.RECIPES | mixtures.RECIPES | latent_diffusion.RECIPES

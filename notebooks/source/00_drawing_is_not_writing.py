@@ -1246,7 +1246,7 @@ expect("right of 100, combinations seen in training", seen_right.k, 95, 100)
 expect("right of 100, pairs that were held out", held_right.k, 38, 75)
 plot.bars({name: (100 * rate.value, *(100 * end for end in rate.interval)) for name, rate in
            (("combinations seen in training", seen_right), ("pairs that were held out", held_right))},
-          title="What it has seen it draws; of new combinations it gets about every second",
+          title="What it has seen it draws; of new pairs about every second",
           xlabel="right pictures (%), 95 % interval", unit=" %",
           alt="Two bars: 99 % for combinations seen, 59 % for pairs held out.")
 

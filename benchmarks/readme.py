@@ -31,7 +31,7 @@ def learning(first: list[dict], second: list[dict]) -> plot.Picture:
     names = ("number", "relation", "colour", "size", "shape", "right")
     lines = {name: (x, [100 * row["accuracy"]["two objects, seen"][name] for row in curve]) for name in names}
     return plot.curves(lines, title="What the model learns when, of captions with two objects",
-                       xlabel="minutes of training (two cores, from 75 on one)", ylabel="captions kept, % (128 a point)",
+                       xlabel="minutes of training (from 75 on: one core)", ylabel="captions kept, % (128 a point)",
                        alt="accuracy against training minutes, one line an attribute")
 
 

@@ -14,7 +14,7 @@ from minidiff import autoregressive, captions, data, oracle, plot, scenes, weigh
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 sys.path.insert(0, str(NOTEBOOKS))                                       # as it is where notebooks run
-from exercises import Asked, Exercise, Unanswered, Verdict, Wrong, brief, ch00, differs, luck, misshapen  # noqa: E402
+from exercises import Asked, Exercise, Unanswered, Verdict, Wrong, brief, ch00, ch01, differs, luck, misshapen  # noqa: E402
 
 CHAPTERS = [importlib.import_module(f"exercises.{path.stem}") for path in sorted(NOTEBOOKS.glob("exercises/ch*.py"))]
 EVERY = {f"{module.__name__[-4:]}.{name}": exercise for module in CHAPTERS
@@ -391,12 +391,62 @@ def test_another_road_is_right_as_well(exercise, answer):
     assert exercise.judge(answer).right, exercise.judge(answer).says
 
 
+def log_sum_exp_by_torch(a):
+    return torch.logsumexp(a, 1)
+
+
+def size_in_parts(k, d, kind, rank):
+    upper = sum(range(d + 1))
+    skew = sum(range(rank))
+    return k * d + (k - 1) + k * {"full": upper, "diag": d, "spherical": 1, "lowrank": d + rank * d - skew}[kind]
+
+
+def m_step_by_moments(x, r):
+    share = r / r.sum(0)
+    return r.mean(0), share.T @ x, share.T @ x ** 2 - (share.T @ x) ** 2
+
+
+def draw_by_component(model, n, generator):
+    k = (torch.rand(n, 1, generator=generator) > model.weights_.cumsum(0)[:-1]).sum(1)
+    values, vectors = torch.linalg.eigh(model.covariances_)
+    z = torch.randn(n, 2, generator=generator).double()
+    return model.means_[k] + torch.einsum("nij,nj,nj->ni", vectors[k], values[k].sqrt(), z)
+
+
+def guess_by_tweedie(x, level, means, std):
+    alpha, sigma = level
+    x = x.detach().clone().requires_grad_()
+    v = alpha ** 2 * std ** 2 + sigma ** 2
+    log_p = (-(x[:, None] - alpha * means).square().sum(2) / (2 * v)).logsumexp(1)
+    (score,) = torch.autograd.grad(log_p.sum(), x)
+    return ((x + sigma ** 2 * score) / alpha).detach()
+
+
+def fill_row_by_row(x, known, means, std):
+    out = x.clone()
+    for row, full in zip(x, out, strict=True):
+        log = sum(-(row[i] - means[:, i]) ** 2 / (2 * std ** 2) for i in known.nonzero()[:, 0])
+        full[~known] = (log.softmax(0) @ means)[~known]
+    return out
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [
+    (ch01.q1, log_sum_exp_by_torch), (ch01.q2, size_in_parts), (ch01.q3, m_step_by_moments),
+    (ch01.q4, draw_by_component), (ch01.q5, guess_by_tweedie), (ch01.q6, fill_row_by_row)])
+def test_another_road_of_chapter_1_is_right_as_well(exercise, answer):
+    assert exercise.judge(answer).right, exercise.judge(answer).says
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_honest_dice_are_never_refused(seed):
     """The check of random draws must not depend on luck: other dice, same verdict."""
     def other_dice(conditional, length, n, generator):
         return ch00.sample_chain(conditional, length, n, data.rng("other", seed, int(generator.initial_seed())))
     assert ch00.q5.judge(other_dice).right
+
+    def other_points(model, n, generator):
+        return ch01.draw(model, n, data.rng("other", seed, int(generator.initial_seed())))
+    assert ch01.q4.judge(other_points).right
 
 
 # --- chapter 0: the usual mistakes ------------------------------------------------------------------------------------
@@ -500,7 +550,140 @@ def ring_with(formula):
     return lambda u, v, a, b: formula((u ** 2 + v ** 2).sqrt(), a, b)
 
 
+# --- chapter 1: the usual mistakes ------------------------------------------------------------------------------------
+
+def size_with(formula):
+    """A count of a mixture's numbers, of k, d and the covariance's own number c."""
+    def mixture_size(k, d, kind, rank):
+        return formula(k, d, {"full": d * (d + 1) // 2, "diag": d, "spherical": 1,
+                              "lowrank": d + d * rank - rank * (rank - 1) // 2}[kind])
+    return mixture_size
+
+
+def square_covariance(k, d, kind, rank):
+    return ch01.mixture_size(k, d, kind, rank) + (k * d * (d - 1) // 2 if kind == "full" else 0)
+
+
+def turned_columns(k, d, kind, rank):
+    return ch01.mixture_size(k, d, kind, rank) + (k * rank * (rank - 1) // 2 if kind == "lowrank" else 0)
+
+
+def m_step_with(centre=lambda x, means: means, divide=lambda r, x: r.sum(0)):
+    """The solution with one thing changed."""
+    def m_step(x, r):
+        n = divide(r, x)
+        means = r.T @ x / n[:, None]
+        squares = (x[:, None] - centre(x, means)).square()
+        return r.sum(0) / len(x), means, (r[..., None] * squares).sum(0) / n[:, None]
+    return m_step
+
+
+def draw_with(root=torch.linalg.cholesky, weights=lambda w: w, means=lambda m: m, generator_of=lambda g: g):
+    """The solution with one thing changed."""
+    def draw(model, n, generator):
+        k = torch.multinomial(weights(model.weights_), n, replacement=True, generator=generator_of(generator))
+        z = torch.randn(n, 2, generator=generator_of(generator), dtype=torch.float64)
+        return means(model.means_)[k] + (root(model.covariances_)[k] @ z[:, :, None])[:, :, 0]
+    return draw
+
+
+def draw_averages(model, n, generator):
+    """The weighted sum of a point of each component: no mixture at all."""
+    z = torch.randn(n, 3, 2, generator=generator, dtype=torch.float64)
+    points = model.means_ + torch.einsum("kij,nkj->nki", torch.linalg.cholesky(model.covariances_), z)
+    return torch.einsum("k,nki->ni", model.weights_, points)
+
+
+def one_noise_for_all(model, n, generator):
+    k = torch.multinomial(model.weights_, n, replacement=True, generator=generator)
+    return model.means_[k] + torch.randn(2, generator=generator, dtype=torch.float64)
+
+
+def guess_with(variance=lambda a, s, std: a ** 2 * std ** 2 + s ** 2, gain=lambda a, s, std: a * std ** 2,
+               scaled=lambda alpha, means: alpha * means):
+    """The solution with one thing changed."""
+    def best_guess(x, level, means, std):
+        (alpha, sigma), v = level, variance(*level, std)
+        r = (-torch.cdist(x, scaled(alpha, means)).square() / (2 * v)).softmax(1)
+        middle = r @ means
+        return middle + gain(alpha, sigma, std) / (alpha ** 2 * std ** 2 + sigma ** 2) * (x - alpha * middle)
+    return best_guess
+
+
+def guess_without_logarithms(x, level, means, std):
+    alpha, sigma = level
+    v = alpha ** 2 * std ** 2 + sigma ** 2
+    density = (-torch.cdist(x, alpha * means).square() / (2 * v)).exp() / (2 * np.pi * v) ** (x.shape[1] / 2)
+    middle = density / density.sum(1, keepdim=True) @ means
+    return middle + alpha * std ** 2 / v * (x - alpha * middle)
+
+
+def guess_the_nearest(x, level, means, std):
+    return means[torch.cdist(x, level[0] * means).argmin(1)]
+
+
+def fill_with(seen=lambda known: known, width=lambda std: std, kept=True):
+    """The solution with one thing changed."""
+    def fill_in(x, known, means, std):
+        r = (-torch.cdist(x[:, seen(known)], means[:, seen(known)]).square() / (2 * width(std) ** 2)).softmax(1)
+        return torch.where(known, x, r @ means) if kept else r @ means
+    return fill_in
+
+
+def zeros_and_shape(x, known, means, std):
+    return torch.where(known, x, 0.)
+
+
 MISTAKES = [
+    (ch01.q1, "no largest", lambda a: a.exp().sum(1).log(), "largest of each row"),
+    (ch01.q1, "one largest for all", lambda a: a.max() + (a - a.max()).exp().sum(1).log(), "3000"),
+    (ch01.q1, "nan", lambda a: a.amax(1) + (a - a.amax(1, keepdim=True)).exp().sum(1).log(), "-inf"),
+    (ch01.q1, "never added back", lambda a: (a - a.amax(1, keepdim=True)).exp().sum(1).log(), "should be"),
+    (ch01.q1, "columns", lambda a: a.logsumexp(0), "shape"),
+    (ch01.q1, "mean", lambda a: a.logsumexp(1) - np.log(a.shape[1]), "should be"),
+    (ch01.q1, "a floor", lambda a: a.clamp(min=-1e4).logsumexp(1), "-inf"),
+
+    (ch01.q2, "all weights free", size_with(lambda k, d, c: k + k * (d + c)), "not free"),
+    (ch01.q2, "weights forgotten", size_with(lambda k, d, c: k * (d + c)), "Weights"),
+    (ch01.q2, "means forgotten", size_with(lambda k, d, c: k - 1 + k * c), "mean"),
+    (ch01.q2, "one covariance", size_with(lambda k, d, c: k - 1 + k * d + c), "of its own"),
+    (ch01.q2, "not symmetric", square_covariance, "symmetric"),
+    (ch01.q2, "turned columns", turned_columns, "Turning"),
+
+    (ch01.q3, "divided by n", m_step_with(divide=lambda r, x: torch.full((r.shape[1],), float(len(x))).double()),
+     "mean"),
+    (ch01.q3, "around the mean of all", m_step_with(centre=lambda x, means: x.mean(0)), "variance"),
+    (ch01.q3, "standard deviations", lambda x, r: (*ch01.m_step(x, r)[:2], ch01.m_step(x, r)[2].sqrt()), "variance"),
+    (ch01.q3, "counts", lambda x, r: (r.sum(0), *ch01.m_step(x, r)[1:]), "weight"),
+    (ch01.q3, "hard", lambda x, r: ch01.m_step(x, (r == r.amax(1, keepdim=True)).double()), "soft"),
+    (ch01.q3, "a list", lambda x, r: list(ch01.m_step(x, r)), "tuple"),
+    (ch01.q3, "one variance each", lambda x, r: (*ch01.m_step(x, r)[:2], ch01.m_step(x, r)[2].mean(1)), "shape"),
+
+    (ch01.q4, "covariance for root", draw_with(root=lambda c: c), "L Lᵀ"),
+    (ch01.q4, "diagonal only", draw_with(root=lambda c: c.diagonal(dim1=1, dim2=2).sqrt().diag_embed()), "covariance"),
+    (ch01.q4, "transposed root", draw_with(root=lambda c: torch.linalg.cholesky(c).mT), "covariance"),
+    (ch01.q4, "equal weights", draw_with(weights=torch.ones_like), "weights"),
+    (ch01.q4, "a weighted sum", draw_averages, "lumps hold"),
+    (ch01.q4, "one noise for all", one_noise_for_all, "repeat"),
+    (ch01.q4, "shifted", draw_with(means=lambda m: m + .5), "mean is"),
+    (ch01.q4, "generator forgotten", draw_with(generator_of=lambda g: None), "generator"),
+    (ch01.q4, "one short", lambda model, n, g: ch01.draw(model, n - 1, g), "shape"),
+
+    (ch01.q5, "clean responsibilities", guess_with(variance=lambda a, s, std: std ** 2), "widens"),
+    (ch01.q5, "noise alone", guess_with(variance=lambda a, s, std: s ** 2), "widens"),
+    (ch01.q5, "means not scaled", guess_with(scaled=lambda alpha, means: means), "should be"),
+    (ch01.q5, "no regression", guess_with(gain=lambda a, s, std: 0.), "should be"),
+    (ch01.q5, "gain without alpha", guess_with(gain=lambda a, s, std: std ** 2), "should be"),
+    (ch01.q5, "densities", guess_without_logarithms, "768"),
+    (ch01.q5, "the nearest mean", guess_the_nearest, "should be"),
+
+    (ch01.q6, "looks at what is lost", fill_with(seen=lambda known: known | True), "depends on the lost"),
+    (ch01.q6, "looks at the lost alone", fill_with(seen=lambda known: ~known), "depends on the lost"),
+    (ch01.q6, "changes what is seen", fill_with(kept=False), "have changed"),
+    (ch01.q6, "std not used", fill_with(width=lambda std: 1.), "width std"),
+    (ch01.q6, "nearest mean", fill_with(width=lambda std: 1e-3), "width std"),
+    (ch01.q6, "zeros", zeros_and_shape, "is filled with 0.000"),
+
     (ch00.q1, "natural logarithm", lambda c: np.log(fits(c)), "log2"),
     (ch00.q1, "a count", fits, "number of right pictures"),
     (ch00.q1, "training list", lambda c: np.log2(fits(c, list(scenes.single()))), "held-out"),

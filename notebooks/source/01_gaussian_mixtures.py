@@ -142,12 +142,11 @@ plot.show(fig, alt="Two hundred points of likelihood against divergence, all on 
 #    = \int p_\theta(x)\,dx - 1 = 0 , \tag{1.4} $$
 #
 # so it cannot, and it is 0 only where $u = 1$ everywhere. This little inequality will return three times in this
-# course. We check both of its steps on our two hundred models.
+# course. We check it on our two hundred models.
 
 # %%
 ratio = np.exp([log_normal(grid, m, s) - two_humps(grid) for m, s in models])
 expect("smallest divergence of 200 models, in nats", kl.min(), .45, .55)
-expect("log u never exceeds u - 1", bool((np.log(ratio) <= ratio - 1 + 1e-12).all()))
 same("E_p[u], the area under each model", (p * ratio).sum(1) * width, np.ones(200), tol=1e-3)
 
 # %% [markdown]
@@ -314,7 +313,8 @@ expect("the bound is never above", bool((bound <= truth.log_prob(points)).all())
 # p_\theta$.
 #
 # **M-step.** Hold $q$, choose the best $\theta$. $B$ is a sum of logarithms of single Gaussians, each point counting
-# with weight $r_{ik}$. So (1.6) holds with weights. With $n_k = \sum_i r_{ik}$,
+# with weight $r_{ik}$. So (1.6) holds with weights; and $\sum_k n_k \log \pi_k$ is largest at the shares, by (1.4).
+# With $n_k = \sum_i r_{ik}$,
 #
 # $$ \pi_k = \frac{n_k}{n}, \quad \mu_k = \frac1{n_k} \sum_i r_{ik}\, x_i, \quad
 #    \Sigma_k = \frac1{n_k}\sum_i r_{ik} (x_i-\mu_k)(x_i-\mu_k)^{\!\top} . \tag{1.13} $$
@@ -358,7 +358,7 @@ expect("largest distance where they touch", np.abs(touches).max(), 0, 1e-9)
 # %% [markdown]
 # ### EM in NumPy
 #
-# Equations (1.9), (1.10) and (1.13), and nothing else.
+# Equations (1.9), (1.10) and (1.13), and $10^{-6}$ on the diagonal, which part 5 explains.
 
 # %%
 def log_gaussian(x, mean, cov):
@@ -418,7 +418,8 @@ plot.show(fig, alt="Four panels: at turn 0 one broad blob, then it splits, at tu
 # **The rule, before the run.** Call *overshoot* the divergence at the end of EM (60 turns) minus the smallest on the
 # way. If likelihood and divergence said the same, it would be 0. The claim *holds* if the overshoot is at most 0.01
 # nats for each of five seeds at $n = 30$ as well as at $n = 10{,}000$, *holds partly* if it is so at $n = 10{,}000$
-# only. (A pilot with other seeds came first.)
+# only. (A pilot with other seeds came first. What is judged is the path of EM: part 5 shows that the likelihood itself
+# has no maximum.)
 #
 # **Predict first.** At $n = 30$, where will the divergence be lowest: at the first turn, on the way, or at the end?
 
@@ -462,15 +463,19 @@ plot.show(fig, alt="Left: the likelihood rises for 30, 1,000 and 10,000 points. 
 overshoot = {n: [runs[n, s][1][-1] - runs[n, s][1].min() for s in range(5)] for n in (30, 10_000)}
 final = np.mean([runs[10_000, s][1][-1] for s in range(5)])
 worst, many = (max(overshoot[n]) for n in (30, 10_000))
-claim("C05", said="Maximum likelihood is minimum KL divergence.", number=overshoot[10_000],
+claim("C05", said="Maximum likelihood is minimum KL divergence.", number=overshoot[30],
       n=len(fresh),
       rule=Rule("EM's last divergence minus the smallest on the way, in nats: at most 0.01 for "
                 "every seed at n = 10,000 and at n = 30 (holds), at n = 10,000 only (partly)",
-                lambda v: max(v) <= .01 and worst <= .01, lambda v: max(v) <= .01),
+                lambda v: max(v) <= .01 and many <= .01, lambda v: many <= .01),
       sentence=f"At n = 10,000 the overshoot is at most {max(many, .001):.3f} nats, the divergence "
                f"ends at {final:.3f}; at n = 30 it is up to {worst:.1f} nats: there the likelihood "
                "of the sample still rises while the model leaves the truth. Equal on average over "
                "the truth, (1.3); not on a small sample.")
+
+# %% [markdown]
+# At $n = 30$ the divergence is lowest after two or three turns, long before the likelihood has found its top. Stopping
+# there is called *early stopping*, and one needs points that were held out to know when.
 
 # %% [markdown]
 # ## 5 Three ways to go wrong
@@ -482,7 +487,7 @@ claim("C05", said="Maximum likelihood is minimum KL divergence.", number=oversho
 #
 # The usual cure is a better start. **k-means++** chooses the first centre at random from the data, and each next one
 # at random too, but with a probability in proportion to the squared distance to the nearest centre so far. Where
-# nobody sits yet, somebody will soon. Then k-means (chapter 0) settles the centres, and EM begins there.
+# nobody sits yet, somebody will soon. (The library then lets k-means settle the centres; here EM begins at once.)
 #
 # **Predict first.** Nine round lumps on a 3 × 3 grid, nine components. Of twenty random starts, how many find all
 # nine?
@@ -517,10 +522,9 @@ ax.set(title="Twenty starts, several summits: k-means++ finds the highest more o
        xlabel="likelihood at the end",
        yticks=[0, 1], yticklabels=list(ends), ylim=(-.5, 1.5))
 plot.show(fig, alt="Final likelihoods of twenty random starts and twenty k-means++ starts; the "
-                   "latter reach the top.")
-expect("of 20 random starts, those that reach the summit", found["random"], 0, 9)
-expect("of 20 starts by k-means++", found["k-means++"], 4, 20)
-expect("that is more", found["k-means++"] > found["random"])
+                   "latter reach the top more often.")
+print(f"at the summit: {found['random']} of 20 random starts, {found['k-means++']} of 20 by k-means++")
+expect("k-means++ finds the summit more often", found["k-means++"] > found["random"])
 print("So one start is not enough: n_init in the library tries several, and keeps the best.")
 
 # %% [markdown]
@@ -658,8 +662,11 @@ plot.show(fig, alt="Held-out likelihood against components: lowrank is highest a
 best = max(((kind, k) for kind in held_out for k in sizes),
            key=lambda c: held_out[c[0]][sizes.index(c[1])])
 expect("the best on held-out digits is low-rank", best[0] == "lowrank")
-expect("`full` with 80 components is worse than with 3", held_out["full"][4] < held_out["full"][1])
+expect("`full` turns down after three", int(np.argmax(held_out["full"])) == 1)
 expect("more components help `spherical` up to 80", held_out["spherical"][4] > held_out["spherical"][2])
+
+# %% [markdown]
+# Low-rank wins, with about ten components; `full` turns down first, after three. The simplest kinds can still use more.
 
 # %% [markdown]
 # ## 6 Pictures
@@ -698,6 +705,10 @@ plot.grid(torch.cat(rows), rows=names,
 # %%
 new = digits_of(without_grain(tried["lowrank", 30]), 8, seed=2)
 nearest = torch.cdist(new.flatten(1), train).argmin(1)
+far = [torch.cdist(some.flatten(1), train).amin(1).median()
+       for some in (digits_of(tried["lowrank", 30], 300), held)]
+expect("nearest training picture: median distance of samples over that of real held-out digits",
+       far[0] / far[1], .9, 1.25)
 plot.pair(new, train[nearest].reshape(8, 1, 8, 8), names=("sample", "nearest of 1,200"),
           title="Not copies: the nearest training picture differs in stroke and slant",
           alt="Eight samples above their nearest training digits: alike in kind, different in detail.")
@@ -775,10 +786,10 @@ expect("blurred over 3 x 3 pixels, the data keep of it", short_waves(blurred) / 
 #
 # **The rule, before the run.** A mixture is *blurry* if its pictures without grain have less than half of the data's
 # short waves. (A covariance that is `full` has no separate grain; its samples are taken as they are.) The claim
-# *holds* if all ten are blurry for every seed, *holds partly* if some are. (Pilot runs came first, seed 0 among
-# them.)
+# *holds* if all ten are blurry for every seed, *holds partly* if some are. (Pilot runs with seed 0 came first, so
+# seed 0 is shown and not counted. With their grain on, no picture lacks short waves: that is what grain is.)
 #
-# **Predict first.** Nine of the ten will be blurry. Which is not?
+# **Predict first.** Which of the ten will not be blurry?
 
 # %%
 stored = json.loads((weights.TRAINED / "mixtures.json").read_text())
@@ -809,7 +820,10 @@ expect("and its short waves over the stored ones",
        short_waves(as_pictures(again.sample(1000))) / short_waves(test) / stored_waves, .9, 1.1)
 
 # %%
-waves = np.array([rung("full", kind, k, "short waves without grain") for kind, k in mixtures])
+waves = np.array([rung("full", kind, k, "short waves without grain")[1:] for kind, k in mixtures])
+clear = [f"{kind} with {k}" for (kind, k), row in zip(mixtures, waves, strict=True)
+         if (row >= .5).any()]
+as_drawn = sum((rung("full", kind, k, "short waves")[1:] < .5).all() for kind, k in mixtures)
 blurry = (waves < .5).mean(0)                                        # one value a seed
 most = max(rung("full", kind, k, "legal without grain").mean() for kind, k in mixtures)
 claim("C04", said="Before 2014 pictures were modelled by mixtures of Gaussians, and they are blurry.",
@@ -817,10 +831,10 @@ claim("C04", said="Before 2014 pictures were modelled by mixtures of Gaussians, 
       rule=Rule("share of ten mixtures whose pictures without grain have less than half of the "
                 "data's short waves: all (holds), some (partly)",
                 lambda v: np.min(v) == 1, lambda v: np.max(v) > 0),
-      sentence="All but one are: the single Gaussian with a full covariance has the data's short "
-               "waves, and no shape in them. With grain every sample has more of them than the "
-               f"data. At best {most / 10:.0f} % of their pictures without grain can be read. More "
-               "components help slowly.")
+      sentence=f"Without grain {round(10 * np.mean(blurry))} of 10 are; not {' and '.join(clear)}, "
+               "which has the data's short waves and no shape in them. As drawn, with grain, "
+               f"{as_drawn} of 10 are. At best {most / 10:.0f} % of their pictures without grain can "
+               "be read.")
 
 # %% [markdown]
 # The exception is worth a thought. One full Gaussian has the right energy in every wave, by (1.16). It is not
@@ -870,7 +884,7 @@ print("unlike the data:", told["without grain"]["unlike the data"])
 #    P(k \mid y) = \frac{1}{n_y} \sum_{i:\, y_i = y} r_k(x_i) , \tag{1.18} $$
 #
 # the mean responsibility of the examples with that caption. We take the digits' labels as captions. Averaged over the
-# labels, (1.18) must give the old mixture back.
+# labels, (1.18) gives the old mixture back, where EM has come to rest.
 
 # %%
 model = tried["lowrank", 30]
@@ -880,7 +894,7 @@ given = [GaussianMixture.of(P[y], model.means_, model.covariances_, "lowrank") f
 share = torch.bincount(train_labels) / len(train_labels)
 blend = (share[:, None].double().log() + torch.stack([g.log_prob(held) for g in given])).logsumexp(0)
 expect("log p on held-out digits, blended less plain: largest difference",
-       (blend - model.log_prob(held)).abs().max(), 0, .5)
+       (blend - model.log_prob(held)).abs().max(), 0, .05)
 asked = torch.cat([digits_of(without_grain(g), 6, seed=4) for g in given])
 asked = asked.reshape(10, 6, 1, 8, 8).transpose(0, 1).flatten(0, 1)
 plot.grid(asked, [""] * 50 + [f'"{y}"' for y in range(10)], columns=10,
@@ -947,7 +961,7 @@ kinds = {"spherical": (1, 10, 100), "diag": (1, 10, 100), "lowrank": (1, 10, 100
 lines = {kind: (ks, [rung("single", kind, k, "fresh").mean() for k in ks],
                 [rung("single", kind, k, "fresh").std(ddof=1) for k in ks])
          for kind, ks in kinds.items()}
-lines["full, one component"] = (1, 100), [fitted] * 2
+lines["full, one component (for comparison)"] = (1, 100), [fitted] * 2
 plot.curves(lines, log="xy",
             title="More components bring fewer nats, and directions help most",
             xlabel="components", ylabel="KL(p ∥ p_θ), nats a picture",
@@ -966,10 +980,11 @@ for kind, k in mixtures:
 # First, the gap between the columns is (1.15) at work: with a hundred low-rank components, the pictures it was fitted
 # to look far nearer than fresh ones.
 #
-# Second, the number could be zero. 3,024 round components with the right means are the truth. But nobody can fit them
-# from 8,000 pictures without knowing what a scene is: that 3,024 scenes are $4 \cdot 42 \cdot 2 \cdot 9$
-# *combinations* of a few facts. A mixture has one component for each combination. A model that could learn the facts
-# *separately* would need very few numbers. Chapter 2 begins there.
+# Second, the number could be zero. 3,024 round components with the right means are the truth. But they have 2.3
+# million numbers, which by (1.15) cost 145 nats at 8,000 pictures (and these miss some scenes altogether). It is
+# different for one who knows what a scene is: that 3,024 scenes are $4 \cdot 42 \cdot 2 \cdot 9$ *combinations* of a
+# few facts. A mixture has one component for each combination. A model that could learn the facts *separately* would
+# need very few numbers. Chapter 2 begins there.
 
 # %% [markdown]
 # ## 9 Noise, the score, and a promise
@@ -1112,9 +1127,18 @@ expect("means that stayed within 0.5 of where they began",
        (np.linalg.norm(his - begin, axis=1) < .5).mean(), .5, 1)
 
 # %% [markdown]
-# **Diagnosis.** In 64 dimensions nearly every point is so far from every mean that $e^{-\frac12(\dots)}$ underflows
-# to 0. It should give 0/0, and `nan` *told* him so. The small constant turned it into $0 / 10^{-12} = 0$: the point
-# belongs to nobody and is dropped in silence. Each mean sees only the one point that it started on.
+# **Diagnosis.** In 64 dimensions nearly every point is far from every mean. For a few, all of $e^{-\frac12(\dots)}$
+# underflows to 0; that gives 0/0, and `nan` *told* him so. His constant hides them and does worse: nearly all totals
+# are tiny but honest numbers, and $10^{-12}$ is enormous beside them. Divided by it, the point belongs to nobody and is
+# dropped in silence. Most means see only the one point that they started on.
+
+# %%
+squares = ((x[:, None] - begin) ** 2).sum(2)                         # as he begins
+total = np.exp(-.5 * squares / .15 ** 2).mean(1)
+expect("share of the points whose total underflows to 0", (total == 0).mean(), 0, .05)
+expect("share with an honest total below his constant", ((total > 0) & (total < 1e-12)).mean(), .9, 1)
+
+# %% [markdown]
 #
 # The cure is (1.10): subtract the largest logarithm *before* the exponential. And the lesson is wider: a constant
 # that makes an error go away has not explained it.
@@ -1132,7 +1156,7 @@ def mended(x, means, width=.15, turns=10):
 
 
 cured, r = mended(x, begin)
-same("now every point counts once", r.sum(1), np.ones(len(x)))
+expect("pictures behind the mean that has fewest", r.sum(0).min(), 15)
 plot.grid(torch.tensor(cured).reshape(-1, 1, 8, 8), columns=10,
           title="With logarithms: means of many pictures, soft",
           alt="Twenty softer digits, each the mean of many.")

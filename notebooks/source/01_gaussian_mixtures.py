@@ -961,7 +961,7 @@ kinds = {"spherical": (1, 10, 100), "diag": (1, 10, 100), "lowrank": (1, 10, 100
 lines = {kind: (ks, [rung("single", kind, k, "fresh").mean() for k in ks],
                 [rung("single", kind, k, "fresh").std(ddof=1) for k in ks])
          for kind, ks in kinds.items()}
-lines["full, one component (for comparison)"] = (1, 100), [fitted] * 2
+lines["one full"] = (1, 100), [fitted] * 2
 plot.curves(lines, log="xy",
             title="More components bring fewer nats, and directions help most",
             xlabel="components", ylabel="KL(p ∥ p_θ), nats a picture",

@@ -187,7 +187,7 @@ def linear_draw(a: Float[Tensor, "q"], std: float, noise: Float[Tensor, "b n"]) 
 class CausalConvolution(Autoregressive):
     """p(x_i | the p pixels before it), whatever the caption: a convolution over them, then two layers at each place.
 
-    d: the numbers at each place in between; 0 leaves the two layers out, and the logits are linear in the pixels.
+    d: the numbers at each place in between; 0 leaves the two layers out: the logits are sums of what each pixel adds.
     Source: van den Oord et al. 2016 (arXiv 1609.03499), section 2.1, with one layer that looks back.
     """
 

@@ -53,7 +53,9 @@ def show(args: argparse.Namespace) -> None:
     from minidiff import weights
     for name in weights.names():
         about = weights.describe(name)
-        print(f"{name:20s} {about['class']:36s} {about.get('minutes')} min on {about.get('machine')}")
+        minutes = about.get("minutes")
+        minutes = sum(minutes) if isinstance(minutes, list) else minutes          # of some recipes one number a stage
+        print(f"{name:20s} {about['class']:36s} {minutes} min on {about.get('machine')}")
 
 
 def parser() -> argparse.ArgumentParser:

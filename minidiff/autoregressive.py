@@ -65,8 +65,9 @@ def palette(pictures: Float[Tensor, "n c h w"], colours: int, seed: int = 0, rou
     Source: Lloyd 1982; the start: Arthur & Vassilvitskii 2007; for pixels: Chen et al. 2020 (iGPT).
     """
     points, count = pictures.movedim(1, -1).flatten(0, 2).unique(dim=0, return_counts=True)
-    if len(points) < colours:
-        raise ValueError(f"these pictures have only {len(points)} different colours: ask for that many or fewer")
+    if not 0 < colours <= len(points):
+        raise ValueError(f"these pictures have {len(points)} different colours: ask for that many or fewer, not "
+                         f"{colours}")
     generator, chosen, weight = rng("palette", seed), points[:0], count.float()
     far = torch.full((len(points),), 4. * points.shape[1])                        # no two colours are farther apart
     for _ in range(colours):
@@ -138,6 +139,9 @@ class Autoregressive(nn.Module):
 
         dice: numbers from 0 to 1, one for each pixel; temperature divides the logits.
         """
+        if len(dice) != len(captions) or temperature <= 0:
+            raise ValueError(f"each of {len(captions)} captions needs a row of dice, not {len(dice)} rows, and the "
+                             f"temperature is above 0, not {temperature:g}")
         numbers, codes, cache = encode(captions), dice[:, :0].long(), [] if cached else None
         for die in dice.T:
             p = (self.next(numbers, codes, cache) / temperature).softmax(-1)     # [b k]
@@ -242,6 +246,8 @@ class PixelGPT(Autoregressive):
     def pixels(self, codes: Int[Tensor, "b m"], first: int = 0) -> Float[Tensor, "b m d"]:
         """The second part: colours at their places, from pixel number `first` on."""
         at = (self.row[:, None] + self.column).flatten(0, 1)                      # [side^2 d]
+        if first + codes.shape[1] > len(at):
+            raise ValueError(f"a picture of this model has {len(at)} pixels, not {first + codes.shape[1]} or more")
         return self.colour(codes) + at[first:first + codes.shape[1]]
 
     def read(self, x: Float[Tensor, "b m d"], past: list[list] | None = None) -> Float[Tensor, "b m k"]:
@@ -267,6 +273,8 @@ class PixelGPT(Autoregressive):
     def paint(self, captions: list[str], *, seed: int = 0, first: int = 0,
               temperature: float = 1.) -> Float[Tensor, "b 3 h w"]:
         """Pictures of the captions; the i-th depends on its caption, the seed and first + i alone."""
+        if isinstance(captions, str) or not captions:
+            raise TypeError("captions come as a list of at least one; put a single one into brackets")
         dice = torch.stack([torch.rand(self.config.side ** 2, generator=rng("dice", seed, first + i))
                             for i in range(len(captions))])
         *_, codes = self.path(captions, dice, temperature=temperature)

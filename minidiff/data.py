@@ -68,6 +68,8 @@ def pairs(batch: int, seed: int = 0, *, size: int = 32, chinese: float = 0.,
 
     hard: the share of pictures of two things, every second pair alike in colour or shape, all told completely.
     """
+    if not 0 <= hard <= 1:
+        raise ValueError(f"hard is a share of the batch, from 0 to 1, not {hard:g}")
     few = round(batch * hard)
 
     def at(step: int) -> Pairs:

@@ -114,8 +114,9 @@ def test_codes_are_the_nearest_colours_in_raster_order():
 
 
 def test_palettes_refuse_what_they_cannot_do():
-    with pytest.raises(ValueError, match="only 1 different colours"):
-        ar.palette(torch.zeros(2, 3, 4, 4), 2)
+    for colours in (0, 2):
+        with pytest.raises(ValueError, match="have 1 different colours"):
+            ar.palette(torch.zeros(2, 3, 4, 4), colours)
     with pytest.raises(ValueError, match="7 pixels do not fill a square"):
         ar.to_pictures(torch.zeros(1, 7, dtype=torch.long), torch.zeros(2, 3))
 
@@ -283,6 +284,18 @@ def test_the_loss_is_the_bits_of_a_picture_over_its_pixels():
     losses = model.loss(batch)
     assert losses["loss"].item() == pytest.approx(total, rel=1e-5)
     assert losses["bits"].item() == pytest.approx(total * 4 / math.log(2), rel=1e-5)
+
+
+def test_what_cannot_be_drawn_is_refused():
+    model, dice = tiny(), torch.rand(2, 4, generator=rng("dice"))
+    for wrong, words in (({"captions": ["a star"], "dice": dice}, "each of 1 captions needs a row of dice, not 2 rows"),
+                         ({"captions": ["a star"] * 2, "dice": dice, "temperature": 0.}, "temperature is above 0")):
+        with pytest.raises(ValueError, match=words):
+            next(model.path(**wrong))
+    with pytest.raises(TypeError, match="list of at least one"):
+        model.paint([])
+    with pytest.raises(ValueError, match="has 4 pixels, not 5"):
+        model.pixels(torch.zeros(1, 5, dtype=torch.long))
 
 
 def test_a_caption_that_is_too_long_is_refused():

@@ -91,6 +91,11 @@ def test_hard_pairs_are_two_things_told_completely_and_half_of_them_alike():
     assert [caption.isascii() for caption in captions] == ([False] * 10 + [True] * 30) * 2
 
 
+def test_a_share_beyond_one_is_refused():
+    with pytest.raises(ValueError, match="from 0 to 1, not 1.5"):
+        data.pairs(8, hard=1.5)
+
+
 def test_a_share_of_hard_pairs_leaves_the_others_as_they_are_drawn():
     plain = data.pairs(64, 5, chinese=.25)(9)
     assert plain.captions.equal(data.pairs(64, 5, chinese=.25, hard=0.)(9).captions)

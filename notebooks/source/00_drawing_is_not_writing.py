@@ -966,6 +966,12 @@ def painted_with(x, colours):
     return autoregressive.to_pictures(autoregressive.to_codes(x, colours), colours)
 
 # %%
+error = torch.full((1, 3, 16, 16), .02)                              # a hundredth of the range
+same("the PSNR of this error, by hand (dB)", psnr(error, 0 * error), 20 * np.log10(2 / .02))
+expect("a tenth of the squared error, more decibels",
+       psnr(error / 10 ** .5, 0 * error) - psnr(error, 0 * error), 9.999, 10.001)
+
+# %%
 plain = scenes.render(scenes.single("train"), 16)                    # 3,024: no held-out pairs
 shaded = lit(plain, data.rng("light"))
 sizes = [4, 16, 32, 64, 128, 256]
@@ -1093,7 +1099,7 @@ greys = autoregressive.palette(scenes.render(grey, 16), 8).sort(0)[0]           
 grey_codes = autoregressive.to_codes(scenes.render(grey, 16), greys)
 grey_scenes = list(grey)
 
-
+# %%
 def right_among(those, caption):
     """The numbers of the scenes, among those, for which the caption is right."""
     meaning = captions.parse(caption)
@@ -1237,7 +1243,7 @@ def hundred(split):
     told = captions.write(those[pick], data.rng("hundred told", split), complete=True)
     return told, gpt.paint(told, seed=11)
 
-
+# %%
 asked_seen, drawn_seen = hundred("train")
 asked_held, drawn_held = hundred("held out")
 seen_right = oracle.prompt_accuracy(drawn_seen, asked_seen)["right"]

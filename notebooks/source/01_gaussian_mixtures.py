@@ -441,7 +441,7 @@ def climbed(n, seed):
     rows = [(value, divergence(parameters)) for value, *parameters in climb]
     return np.array(rows).T
 
-
+# %%
 runs = {(n, seed): climbed(n, seed) for n in (30, 100, 1000, 10_000) for seed in range(5)}
 
 # %%

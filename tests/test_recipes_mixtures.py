@@ -7,7 +7,7 @@ import torch
 from minidiff import weights
 from minidiff.data import pictures, rng
 from minidiff.mixture import GaussianMixture, of_world
-from minidiff.recipes import mixtures
+from minidiff.recipes import mixtures, quality
 from minidiff.scenes import full, render, single
 
 
@@ -15,10 +15,10 @@ def test_sharpness_is_the_energy_that_a_low_pass_takes_away():
     """Second road: a plane wave of wavelength 8 has none, one of wavelength 2.67 all of its mean square."""
     ramp = torch.arange(16.)
     long, short = (torch.cos(2 * torch.pi * waves * ramp / 16).expand(1, 3, 16, 16) for waves in (2, 6))
-    assert mixtures.sharpness(long) < 1e-6
+    assert quality.sharpness(long) < 1e-6
     for x in (short, short.mT, 2 * short + long):
         energy = float((x - (long if x is not short and x.max() > 2 else 0)).square().sum())
-        assert mixtures.sharpness(x) == pytest.approx(energy, rel=1e-4)
+        assert quality.sharpness(x) == pytest.approx(energy, rel=1e-4)
 
 
 def test_without_grain_only_the_columns_are_left():
@@ -34,14 +34,14 @@ def test_without_grain_only_the_columns_are_left():
 
 def test_all_of_single_is_legible_and_fog_is_not():
     scenes = single()[::40]
-    assert all(mixtures.legible(render(scenes, 16)))
-    assert mixtures.legible(torch.zeros(3, 3, 16, 16)) == [None] * 3
+    assert all(quality.legible(render(scenes, 16)))
+    assert quality.legible(torch.zeros(3, 3, 16, 16)) == [None] * 3
 
 
 def test_unlike_is_nought_for_the_same_and_one_for_others():
     black, rest = (list(full(400, rng("unlike"))[full(400, rng("unlike")).background == i]) for i in (0, 2))
-    assert set(mixtures.unlike(black, black).values()) == {0.}
-    other = mixtures.unlike(black, rest)
+    assert set(quality.unlike(black, black).values()) == {0.}
+    other = quality.unlike(black, rest)
     assert other["background"] == 1 and 0 < other["shape"] < .2 and 0 < other["number"] < .3
 
 

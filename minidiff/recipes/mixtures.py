@@ -2,6 +2,7 @@
 import json
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,11 +13,10 @@ from minidiff import weights
 from minidiff.data import pictures, rng
 from minidiff.gaussians import Gaussians, Matrices
 from minidiff.mixture import GaussianMixture, Stored, of_world
-from minidiff.oracle import read
 from minidiff.plot import write
-from minidiff.rates import Rate
 from minidiff.recipes.about import machine, measured
-from minidiff.scenes import Scene, full, render, single
+from minidiff.recipes.quality import judged, legible, sharpness
+from minidiff.scenes import full, render, single
 
 SIDE, STD = 16, .1                                     # of all pictures here; of the noise on those of `single`
 REG = {"single": 1e-6, "full": 1e-3}                   # pictures of `full` come without noise: this is the least width
@@ -44,45 +44,10 @@ def drawn(mixture: GaussianMixture, n: int, seed: int = 0) -> Float[Tensor, "n 3
     return x.reshape(n, 3, *[round((x.shape[1] / 3) ** .5)] * 2)
 
 
-def sharpness(x: Float[Tensor, "n 3 h w"]) -> float:
-    """The mean energy of a picture in waves shorter than 4 pixels."""
-    h, w = x.shape[2:]
-    waves = (torch.fft.fftfreq(h)[:, None].square() + torch.fft.fftfreq(w).square()).sqrt()
-    return float((torch.fft.fft2(x).abs().square() * (waves > 1 / 4)).sum((1, 2, 3)).mean() / (h * w))
-
-
-def legible(x: Float[Tensor, "n 3 h w"]) -> list[Scene | None]:
-    """What the oracle reads in each picture; numbers beyond -1 and 1 are cut off first, as on a screen."""
-    return [scene for piece in x.clamp(-1, 1).split(256) for scene in read(piece)]
-
-
-def unlike(scenes: list[Scene], others: list[Scene]) -> dict[str, float]:
-    """Total variation between two lists in what the things are, and how many: 0 equal, 1 nothing in common."""
-    def shares(told: list) -> dict:
-        return {word: told.count(word) / len(told) for word in set(told)}
-
-    def facts(scenes: list[Scene]) -> dict[str, dict]:
-        out = {fact: [getattr(t, fact) for s in scenes for t in s.things] for fact in ("shape", "colour", "size")}
-        told = out | {"background": [s.background for s in scenes], "number": [len(s.things) for s in scenes]}
-        return {fact: shares(words) for fact, words in told.items()}
-    ours, theirs = facts(scenes), facts(others)
-    return {fact: round(sum(abs(ours[fact].get(w, 0) - theirs[fact].get(w, 0)) for w in
-                            ours[fact].keys() | theirs[fact].keys()) / 2, 3) for fact in ours}
-
-
 def quality(mixture: GaussianMixture, n: int = 2000, seeds: int = 5) -> dict:
-    """Legal pictures, energy of short waves against the data's, and attributes, with and without grain."""
-    truth, out = full(n, rng("quality")), {"n": n, "seeds": seeds}
-    sharp = sharpness(render(truth, SIDE))
-    for name, model in {"samples": mixture, "without grain": without_grain(mixture)}.items():
-        x = [drawn(model, n, seed) for seed in range(seeds)]
-        scenes = [[s for s in legible(pictures) if s] for pictures in x]
-        legal = torch.tensor([100. * len(found) / n for found in scenes])
-        every = [scene for found in scenes for scene in found]
-        out[name] = {"legal": str(Rate(len(every), n * seeds)), "spread": round(float(legal.std()), 2),
-                     "short waves": round(sum(map(sharpness, x)) / seeds / sharp, 3),
-                     "unlike the data": unlike(every, list(truth)) if every else None}
-    return out
+    """Its pictures with and without grain, judged."""
+    models = {"samples": mixture, "without grain": without_grain(mixture)}
+    return {"n": n, "seeds": seeds} | {name: judged(partial(drawn, model), n, seeds) for name, model in models.items()}
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------

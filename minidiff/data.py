@@ -26,6 +26,11 @@ def rng(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def noise(shape: tuple[int, ...], seed: int, *, first: int = 0) -> Float[Tensor, "b *d"]:
+    """Normal noise whose row i depends on (seed, first + i) alone: a picture is the same in a batch of 1 or of 64."""
+    return torch.stack([torch.randn(shape[1:], generator=rng("start", seed, first + i)) for i in range(shape[0])])
+
+
 def batches(array: Float[Tensor, "n *d"], batch: int, seed: int = 0) -> Callable[[int], Float[Tensor, "b *d"]]:
     """Rows of an array: step -> batch. Every epoch has an order of its own and leaves out the rest of n / batch."""
     array = torch.as_tensor(array)

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from minidiff.autoencoder import Decoder, Encoder
 from minidiff.captions import encode
-from minidiff.data import Pairs
+from minidiff.data import Pairs, noise
 from minidiff.denoiser import Denoiser
 from minidiff.guidance import cfg_doubled
-from minidiff.samplers import Denoise, dpmpp_path, last, noise
+from minidiff.samplers import Denoise, dpmpp_path, last
 from minidiff.schedules import times, trigonometric
 from minidiff.text import TextEncoder
 from minidiff.unet import UNet, UNetConfig

@@ -18,11 +18,6 @@ Pair = tuple[Tensor, Tensor]
 Path = Iterator[tuple[Tensor, Tensor]]
 
 
-def noise(shape: tuple[int, ...], seed: int, *, first: int = 0) -> Float[Tensor, "b *d"]:
-    """Normal noise whose row i depends on (seed, first + i) alone: a picture is the same in a batch of 1 or of 64."""
-    return torch.stack([torch.randn(shape[1:], generator=rng("start", seed, first + i)) for i in range(shape[0])])
-
-
 def noise_like(seed: int, *, first: int = 0) -> Callable[[Tensor], Tensor]:
     """A `randn_like` for a step, with a stream of its own for each row; make a new one for every run.
 

@@ -3,8 +3,9 @@ import math
 import torch
 from exact import Mixture
 
+from minidiff.data import noise
 from minidiff.guidance import cfg, cfg_doubled, clamp
-from minidiff.samplers import noise, sample
+from minidiff.samplers import sample
 from minidiff.schedules import DiscreteSchedule, rectified, times, trigonometric
 
 ALL = Mixture([0.25, 0.25, 0.5], [[-1.0, 0.5], [0.7, 1.0], [0.2, -1.2]], [0.15, 0.3, 0.2])

@@ -7,6 +7,7 @@ import torch
 from exact import Mixture, energy_distance, gaussian_flow
 from torch import nn
 
+from minidiff.data import noise
 from minidiff.denoiser import Denoiser
 from minidiff.samplers import (
     ancestral_step,
@@ -14,7 +15,6 @@ from minidiff.samplers import (
     dpmpp_path,
     heun_path,
     last,
-    noise,
     noise_like,
     sample,
     sample_path,

@@ -95,9 +95,13 @@ def every_direction_counts(mixture_size):
                  "Weights are numbers too.": k * (d + c), "Each component has a mean, too.": k - 1 + k * c,
                  "A covariance is symmetric: entries above the diagonal are not free.": k - 1 + k * (d + d * d),
                  "Each component has a covariance of its own.": k - 1 + k * d + c,
-                 "Turning the columns of U among themselves changes nothing; r(r-1)/2 numbers are not free.":
-                     k - 1 + k * (d + d + d * rank),
-                 "A low-rank covariance has its diagonal, too.": k - 1 + k * (d + c - d)}
+                 "The shares add up to 1 once, not once in each component.": (k - 1) * (1 + d + c)}
+        if kind == "lowrank":
+            usual["Turning the columns of U among themselves changes nothing; r(r-1)/2 numbers are not free."] = (
+                k - 1 + k * (d + d + d * rank))
+            usual["A low-rank covariance has its diagonal, too."] = k - 1 + k * (d + c - d)
+        if kind == "spherical":
+            usual["A round covariance is one number, not one in each direction."] = k - 1 + k * (d + d)
         if wrong := differs(mixture_size(k, d, kind, rank), k - 1 + k * (d + c), mixture_size.call, usual, tol=1e-9):
             return wrong
     return None

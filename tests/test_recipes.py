@@ -1,12 +1,14 @@
 """The recipes from end to end, a few steps each: interrupted, resumed, measured, written, read back."""
+import importlib
 import json
+import pkgutil
 import shutil
 
 import pytest
 import torch
 
-from minidiff import weights
-from minidiff.recipes import RECIPES, about, drawing, latent_diffusion, mixtures
+from minidiff import recipes, weights
+from minidiff.recipes import RECIPES, about, drawing, latent_diffusion
 from minidiff.recipes.about import Notes
 from minidiff.train import Training
 
@@ -106,7 +108,9 @@ def test_a_stored_row_can_be_made_again():
 
 
 def test_every_recipe_has_its_own_name():
-    assert len(RECIPES) == sum(len(module.RECIPES) for module in (drawing, mixtures, latent_diffusion))
+    names = [module.name for module in pkgutil.iter_modules(recipes.__path__)]
+    modules = [importlib.import_module(f"minidiff.recipes.{name}") for name in names]
+    assert len(RECIPES) == sum(len(getattr(module, "RECIPES", ())) for module in modules)
 
 
 def test_notes_outlive_an_interruption_but_not_a_new_start(tmp_path, capsys):

@@ -103,7 +103,7 @@ class Training:
             raise ValueError("A training needs steps >= 1, warmup >= 0, lr > 0, grad_clip > 0 and 0 <= ema < 1, not "
                              f"{self.steps}, {self.warmup}, {self.lr}, {self.grad_clip} and {self.ema}.")
         self.rank, self.size = world()
-        self.logs = []
+        self.logs, self.open_step = [], []  # the second: what an unfinished step has done, where a step has parts
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise ValueError("The model has no parameter that requires a gradient, so there is nothing to train.")
@@ -112,7 +112,7 @@ class Training:
         self.device = next(iter(self.parameters.values())).device.type
         self.optimizer = torch.optim.AdamW(self.parameters.values(), betas=self.betas, weight_decay=self.weight_decay,
                                            fused=self.device in ("cpu", "cuda"))
-        self.averaged = None if self.ema is None else copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.averaged = None if self.ema is None else copy.deepcopy(self.learner).eval().requires_grad_(False)
         if self.checkpoint and Path(self.checkpoint).exists():
             self.restore()
 
@@ -132,40 +132,53 @@ class Training:
             self.optimizer.zero_grad()
             self.model.eval()
 
+    @property
+    def learner(self) -> nn.Module:
+        """What is averaged: here the whole model."""
+        return self.model
+
     def lr_at(self, k: int) -> float:
         """lr · min(1, (k + 1)/warmup) · lr_schedule(k/steps)"""
         return self.lr * min(1.0, (k + 1) / max(self.warmup, 1)) * self.lr_schedule(k / self.steps)
 
     def step(self) -> Log:
         """Loss, gradient, clipping, AdamW, average."""
-        k, started, parameters = len(self.logs), time.perf_counter(), list(self.parameters.values())
+        k, started = len(self.logs), time.perf_counter()
+        values, norm = self.gradient(self.loss, list(self.parameters.values()), k)
+        with files.unbroken():  # an update that Ctrl-C cuts in two could not be resumed
+            self.optimizer.param_groups[0]["lr"] = self.lr_at(k)
+            self.optimizer.step()
+            self.average(k)
+            self.logs.append(Log(k, values, self.lr_at(k), norm, self.clock(started)))
+        self.model.eval()
+        return self.logs[-1]
+
+    def clock(self, started: float) -> float:
+        """Seconds of training up to now, if the running step began at `started`."""
+        return (self.logs[-1].seconds if self.logs else 0.0) + time.perf_counter() - started
+
+    def gradient(self, loss: Callable, parameters: list[nn.Parameter], k: int) -> tuple[dict[str, float], float]:
+        """Leave the clipped gradient of loss(batch k) in these parameters alone; what the loss said, and the norm."""
         with files.whole_or_nothing(self.model.train()):
-            losses = self.losses(k)
+            losses = self.losses(loss, k)
             values = self.numbers(losses)
             self.optimizer.zero_grad()
-            losses["loss"].backward()
+            losses["loss"].backward(inputs=parameters)
             if self.size > 1:
                 average_gradients(parameters, self.size)
             norm = float(nn.utils.clip_grad_norm_(parameters, self.grad_clip))
             if not math.isfinite(norm):
                 self.stop(f"the gradient is not finite though the loss is {values['loss']:.4g}")
-        with files.unbroken():  # an update that Ctrl-C cuts in two could not be resumed
-            self.optimizer.param_groups[0]["lr"] = self.lr_at(k)
-            self.optimizer.step()
-            self.average(k)
-            seconds = (self.logs[-1].seconds if self.logs else 0.0) + time.perf_counter() - started
-            self.logs.append(Log(k, values, self.lr_at(k), norm, seconds))
-        self.model.eval()
-        return self.logs[-1]
+        return values, norm
 
-    def losses(self, k: int) -> dict[str, Float[Tensor, ""] | float]:
+    def losses(self, loss: Callable, k: int) -> dict[str, Float[Tensor, ""] | float]:
         """What the loss says of this process's share of batch k."""
         with seeded(self.seed, "batch", k):
             batch = self.batches(k)
         batch = share(batch, self.rank, self.size) if self.size > 1 else batch
         precision = torch.autocast(self.device, self.autocast, enabled=self.autocast is not None)
         with seeded(self.seed, "noise", k, self.rank), precision:
-            losses = self.loss(batch)
+            losses = loss(batch)
         if not isinstance(losses, dict) or "loss" not in losses:
             raise TypeError('The loss function must return a dict with the scalar to minimise: {"loss": scalar}.')
         return losses
@@ -191,9 +204,10 @@ class Training:
         if self.averaged is None:
             return
         mean, decay = dict(self.averaged.named_parameters()), min(self.ema, (1 + k) / (10 + k))
-        for name, p in self.parameters.items():
-            mean[name].lerp_(p, 1 - decay)
-        for kept, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+        for name, p in self.learner.named_parameters():
+            if p.requires_grad:
+                mean[name].lerp_(p, 1 - decay)
+        for kept, buffer in zip(self.averaged.buffers(), self.learner.buffers(), strict=True):
             kept.copy_(buffer)
 
     def fingerprint(self) -> dict[str, str]:
@@ -207,7 +221,8 @@ class Training:
     def save(self) -> None:
         """Put all that the next step depends on into the checkpoint, if there is to be one."""
         if self.checkpoint and self.rank == 0:
-            about = {"run": self.fingerprint(), "logs": [dataclasses.astuple(log) for log in self.logs]}
+            about = {"run": self.fingerprint(), "logs": [dataclasses.astuple(log) for log in self.logs],
+                     "open": self.open_step}
             files.write(Path(self.checkpoint), files.pack(self.model, self.optimizer, self.averaged), about)
 
     def restore(self) -> None:
@@ -218,7 +233,7 @@ class Training:
         if changed:
             raise ValueError(f"{self.checkpoint} belongs to another run ({'; '.join(changed)}): choose another path.")
         files.unpack(tensors, self.model, self.optimizer, self.averaged)
-        self.logs = [Log(*log) for log in about["logs"]]
+        self.logs, self.open_step = [Log(*log) for log in about["logs"]], about.get("open", [])
 
     def history(self) -> History:
         """The steps so far as arrays, with those before an interruption."""
@@ -242,9 +257,14 @@ def fit(model: nn.Module, loss: Callable, batches: Callable, *, steps: int, lr: 
     run = Training(model, loss, batches, steps=steps, lr=lr, seed=seed, warmup=warmup, lr_schedule=lr_schedule,
                    weight_decay=weight_decay, grad_clip=grad_clip, betas=betas, ema=ema, autocast=autocast,
                    checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+    return watched(run, lambda losses: f"loss {losses['loss']:.4f}")
+
+
+def watched(run: Training, said: Callable[[dict[str, float]], str]) -> History:
+    """Take all steps behind a progress bar, which shows what `said` makes of the last losses."""
     hidden = run.rank > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
-    with closing(iter(run)) as logs, tqdm(total=steps, initial=len(run.logs), disable=hidden) as bar:
+    with closing(iter(run)) as logs, tqdm(total=run.steps, initial=len(run.logs), disable=hidden) as bar:
         for log in logs:
-            bar.set_postfix_str(f"loss {log.losses['loss']:.4f}", refresh=False)
+            bar.set_postfix_str(said(log.losses), refresh=False)
             bar.update()
     return run.history()

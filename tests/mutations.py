@@ -1,10 +1,13 @@
 """Plant an error in a module's source, in memory, and see whether the named test notices."""
 
+import functools
 import importlib
 import importlib.util
 import sys
 from itertools import product
 from pathlib import Path
+
+from test_structure import imports
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "minidiff"
@@ -22,10 +25,23 @@ def cases(test):
         yield {name: value for part in chosen for name, value in part.items()}
 
 
+@functools.cache
+def affected(module: str) -> set[str]:
+    """The module and all that import it, directly or through others, by their names in `sys.modules`."""
+    needs = {path.stem: imports(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+    needs |= {f"recipes.{path.stem}": imports(path.read_text(encoding="utf-8")) | {"recipes"}
+              for path in PACKAGE.glob("recipes/*.py")}
+    found, more = set(), {module}
+    while more:
+        found |= more
+        more = {name for name, used in needs.items() if used & found} - found
+    return {f"minidiff.{name}" for name in found} | {"minidiff.recipes"}
+
+
 def survives(module: str, original: str, mutated: str, test: str) -> bool:
     """Does `test` ("test_file::test_name") pass in all its cases with `original` replaced in minidiff/<module>.py?
 
-    Every module of the package is imported afresh around the changed one, and put back afterwards.
+    The modules that import the changed one are imported afresh around it, and put back afterwards.
     """
     path = PACKAGE / f"{module}.py"
     source = path.read_text(encoding="utf-8")
@@ -33,10 +49,12 @@ def survives(module: str, original: str, mutated: str, test: str) -> bool:
         raise LookupError(f"{path.name} must hold {original!r} once, but holds it {source.count(original)} times.")
     code = compile(source.replace(original, mutated), f"{path} with {mutated!r}", "exec")
     file, _, name = test.partition("::")
-    ours = [key for key in sys.modules if key == "minidiff" or key.startswith("minidiff.")]
-    kept = {key: sys.modules.pop(key) for key in ours}
+    package = importlib.import_module("minidiff")
+    before = dict(vars(package))
+    kept = {key: sys.modules.pop(key) for key in affected(module) & sys.modules.keys()}
+    for key in kept:
+        vars(package).pop(key.partition(".")[2], None)
     try:
-        package = importlib.import_module("minidiff")
         spec = importlib.util.spec_from_file_location(f"minidiff.{module}", path)
         sys.modules[spec.name] = changed = importlib.util.module_from_spec(spec)
         exec(code, changed.__dict__)
@@ -58,6 +76,8 @@ def survives(module: str, original: str, mutated: str, test: str) -> bool:
         return True
     finally:
         sys.modules.pop(f"{file}_on_a_mutant", None)
-        for key in [key for key in sys.modules if key == "minidiff" or key.startswith("minidiff.")]:
+        for key in affected(module) & sys.modules.keys():
             del sys.modules[key]
         sys.modules.update(kept)
+        vars(package).clear()
+        vars(package).update(before)

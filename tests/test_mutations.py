@@ -30,6 +30,73 @@ MUTATIONS = {
     ("autoregressive", "test_autoregressive::test_linear_probabilities_far_out_are_scipys"): [
         ("torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)", "low, high"),
     ],
+    ("autoencoder", "test_autoencoder::test_kl_to_normal_is_the_mean_of_log_q_minus_log_p"): [
+        ("(mean.square() + std.square() - 1) / 2 - std.log()", "(mean.square() + std.square() - 1) / 2 + std.log()"),
+        ("(mean.square() + std.square() - 1) / 2 - std.log()", "(mean.square() + std.square() - 1) - std.log()"),
+        ("(mean.square() + std.square() - 1) / 2 - std.log()", "(mean.square() + std - 1) / 2 - std.log()"),
+    ],
+    ("autoencoder", "test_autoencoder::test_log_normal_is_the_product_of_densities"): [
+        ("- std.log() - math.log(2 * math.pi) / 2", "- std - math.log(2 * math.pi) / 2"),
+        ("((x - mean) / std).square() / 2", "((x - mean) / std).square()"),
+        ("- math.log(2 * math.pi) / 2)", "- math.log(2 * math.pi))"),
+        (".expand_as(x).sum(-1)", ".expand_as(x).mean(-1)"),
+    ],
+    ("autoencoder", "test_autoencoder::test_with_the_true_posterior_every_draw_is_log_p"): [
+        ("log_normal(z, mean, std) - log_normal(z, *STANDARD)", "log_normal(z, *STANDARD) - log_normal(z, mean, std)"),
+        (".logsumexp(0) - math.log(k)", ".logsumexp(0)"),
+        ("x.flatten(1), self.decode(z).flatten(1), self.log_std.exp()",
+         "x.flatten(1), self.decode(z).flatten(1), self.log_std"),
+        ("return mean + std * draw(mean), mean, std", "return mean, mean, std"),
+        ("closed=False, draw=draw) for _", "draw=draw) for _"),
+        (".clamp(-8, 3).exp()", ".clamp(-8, 3).exp().square()"),
+    ],
+    ("autoencoder", "test_autoencoder::test_the_gap_of_the_elbo_is_the_divergence_from_the_posterior"): [
+        ("self.log_likelihood(x, z) - beta * kl", "self.log_likelihood(x, z) + beta * kl"),
+        ("self.log_likelihood(x, z) - beta * kl", "self.log_likelihood(x, z)"),
+        ("return mean + std * draw(mean), mean, std", "return mean + std.square() * draw(mean), mean, std"),
+    ],
+    ("autoencoder", "test_autoencoder::test_iwae_rises_with_k_to_log_p"): [
+        (".logsumexp(0) - math.log(k)", ".mean(0)"),
+        (".logsumexp(0) - math.log(k)", ".amax(0) - math.log(k)"),
+    ],
+    ("autoencoder", "test_autoencoder::test_the_gradient_through_the_draw_is_that_of_the_expectation"): [
+        ("return mean + std * draw(mean), mean, std", "return mean + std.detach() * draw(mean), mean, std"),
+    ],
+    ("autoencoder", "test_autoencoder::test_the_gradient_through_the_draw_is_that_of_the_density"): [
+        ("return mean + std * draw(mean), mean, std", "return (mean + std * draw(mean)).detach(), mean, std"),
+    ],
+    ("autoencoder", "test_autoencoder::test_iwae_agrees_with_an_integral_over_all_codes"): [
+        ("= torch.zeros(()), torch.ones(())", "= torch.zeros(()), torch.full((), 1.3)"),
+    ],
+    ("autoencoder", "test_autoencoder::test_loss_is_minus_the_bound_a_number"): [
+        ("(beta * kl - seen) / x[0].numel()", "(beta * kl - seen) / x.numel()"),
+        ("(beta * kl - seen) / x[0].numel()", "(kl - beta * seen) / x[0].numel()"),
+    ],
+    ("autoencoder", "test_autoencoder::test_a_sample_depends_on_its_seed_and_row"): [
+        ("noise(x.shape, seed + 1_000_003, first=first)", "noise(x.shape, seed + 1_000_003)"),
+        ("self.log_std.exp() * noise(x.shape, seed + 1_000_003", "self.log_std.exp() * noise(x.shape, seed"),
+        ("noise((n, self.config.d), seed, first=first)", "noise((n, self.config.d), seed)"),
+    ],
+    ("autoencoder", "test_autoencoder::test_the_error_counts_what_was_spoilt_against_the_clean_picture"): [
+        ("F.mse_loss(self(x if spoil is None else spoil(x)), x)",
+         "F.mse_loss(self(x), x if spoil is None else spoil(x))"),
+    ],
+    ("autoencoder", "test_autoencoder::test_noised_adds_noise_of_its_std"): [
+        ("return x + std * draw(x)", "return x + std ** 2 * draw(x)"),
+    ],
+    ("autoencoder", "test_autoencoder::test_hidden_takes_whole_squares_and_about_the_share"): [
+        ("device=x.device) < share", "device=x.device) > share"),
+        ("x.shape[-2] // patch, x.shape[-1] // patch, device", "x.shape[-2], x.shape[-1], device"),
+        ("draw(len(x), 1, x.shape[-2]", "draw(len(x), x.shape[1], x.shape[-2]"),
+    ],
+    ("cups", "test_cups::test_each_pixel_is_the_mean_colour_of_its_points"): [
+        ("inside.clamp(min=0) * size", "(inside > 0).float()"),
+        ("surface = BOTTOM - WALL - level", "surface = BOTTOM - level"),
+        ("rgb(BACKGROUNDS)[2], rgb(COLOURS)[7]", "rgb(COLOURS)[7], rgb(BACKGROUNDS)[2]"),
+    ],
+    ("cups", "test_cups::test_noise_moves_the_level_little_and_is_what_is_left"): [
+        ("rest / x[0].numel() ** .5", "rest / x[0].numel()"),
+    ],
     ("layers", "test_layers::test_causal_attention_is_its_formula"): [
         (".tril()", ".tril(-1)"),
     ],
@@ -149,7 +216,7 @@ MUTATIONS = {
     ("samplers", "test_samplers::test_dpm_solver_takes_uneven_steps"): [
         ("h / (2 * h_before)", "h_before / (2 * h)"),
     ],
-    ("samplers", "test_samplers::test_a_picture_depends_on_its_seed_and_place_and_not_on_the_batch"): [
+    ("data", "test_samplers::test_a_picture_depends_on_its_seed_and_place_and_not_on_the_batch"): [
         ('rng("start", seed, first + i)', 'rng("start", seed, i)'),
     ],
     ("samplers", "test_samplers::test_streams_of_noise_are_normal_and_unrelated"): [
@@ -168,6 +235,154 @@ MUTATIONS = {
     ],
     ("guidance", "test_guidance::test_clamp_is_the_nearest_picture_in_range"): [
         (".clamp(low, high)", ".tanh()"),
+    ],
+    ("flow", "test_flow::test_log_det_is_that_of_the_jacobian"): [
+        (".exp(), self.log_det(x, -1)", ".exp(), self.log_det(x, 1)"),
+        ("sign * x[0, 0].numel() * self.log_std.sum()", "sign * self.log_std.sum()"),
+        ("sign * x[0, 0].numel() * torch.linalg.slogdet", "sign * torch.linalg.slogdet"),
+        ("log_slope.flatten(1).sum(1)", "-log_slope.flatten(1).sum(1)"),
+        ("x, log_det = f(x)\n            total = total + log_det", "x, log_det = f(x)\n            total = log_det"),
+        ("early.flatten(1)], 1), here + further", "early.flatten(1)], 1), here - further"),
+    ],
+    ("flow", "test_flow::test_the_inverse_undoes_the_map_and_its_log_det"): [
+        ("by_channel(self.mean, z), self.log_det(z, 1)", "by_channel(self.mean, z), self.log_det(z, -1)"),
+        (".view_as(z), self.log_det(z, -1)", ".view_as(z), self.log_det(z, 1)"),
+        ("reversed(self.maps)", "self.maps"),
+        ("coarse, fine = z.chunk(2, 1)", "fine, coarse = z.chunk(2, 1)"),
+        ("return x, here + further", "return x, here - further"),
+    ],
+    ("flow", "test_flow::test_the_first_batch_comes_out_with_mean_nought_and_std_one"): [
+        ("self.log_std.copy_(std.log())", "self.log_std.copy_(std)"),
+        ("self.log_std.copy_(std.log())", "self.log_std.copy_(2 * std.log())"),
+        ("self.mean.copy_(mean)", "self.mean.copy_(std)"),
+        ("if self.training and not self.begun", "if self.training"),
+        ("if self.training and not self.begun", "if not self.begun"),
+    ],
+    ("flow", "test_flow::test_a_file_remembers_that_it_has_begun"): [
+        ("torch.tensor(False))", "torch.tensor(False), persistent=False)"),
+    ],
+    ("flow", "test_flow::test_a_coupling_begins_as_the_identity"): [
+        ("nn.init.zeros_(last.weight)", "nn.init.ones_(last.weight)"),
+    ],
+    ("flow", "test_flow::test_mix_begins_as_a_rotation"): [
+        ("torch.linalg.qr(torch.randn(c, c))[0]", "torch.randn(c, c) / c ** .5"),
+    ],
+    ("flow", "test_flow::test_the_code_goes_from_coarse_to_fine"): [
+        ("torch.cat([z, early.flatten(1)], 1)", "torch.cat([early.flatten(1), z], 1)"),
+    ],
+    ("flow", "test_flow::test_change_of_variables_against_a_density_from_scipy"): [
+        ("return normal(z) + log_det", "return normal(z) - log_det"),
+        ("z.shape[1] * math.log(2 * math.pi)) / 2", "math.log(2 * math.pi)) / 2"),
+    ],
+    ("flow", "test_flow::test_the_density_adds_up_to_one_and_samples_fall_where_it_is"): [
+        ("return normal(z) + log_det", "return normal(z) - log_det"),
+    ],
+    ("flow", "test_flow::test_the_loss_is_nats_a_number_and_the_sum_of_its_parts"): [
+        ("-log_det.mean() / self.dims", "log_det.mean() / self.dims"),
+        ("-normal(z).mean() / self.dims", "-normal(z).mean()"),
+    ],
+    ("flow", "test_flow::test_temperature_is_the_std_of_the_code"): [
+        ("z = temperature * noise", "z = temperature ** 2 * noise"),
+        ("z = temperature * noise", "z = noise"),
+    ],
+    ("flow", "test_flow::test_a_picture_depends_on_its_seed_and_row_and_not_on_the_batch"): [
+        ("seed, first=first)", "seed + first)"),
+    ],
+    ("flow", "test_flow::test_dequantised_pictures_fill_their_steps"): [
+        ("(u - .5) * (2 / (levels - 1))", "u * (2 / (levels - 1))"),
+        ("(u - .5) * (2 / (levels - 1))", "(u - .5) / (levels - 1)"),
+    ],
+    ("flow", "test_flow::test_a_uniform_picture_costs_the_bits_of_its_levels"): [
+        (" - x[0].numel() * math.log((levels - 1) / 2)", ""),
+        ("math.log((levels - 1) / 2)", "math.log(levels / 2)"),
+        ("1 if levels is None else 2 / (levels - 1)", "1"),
+        ("1 if levels is None else 2 / (levels - 1)", "2 / levels"),
+        ("math.log(step)) / math.log(2)", "math.log(step))"),
+    ],
+    ("flow", "test_flow::test_the_bound_on_whole_numbers_lies_below_the_exact_probability_and_closes"): [
+        ("nats.logsumexp(0) - math.log(len(u))", "nats.mean(0)"),
+        ("nats.logsumexp(0) - math.log(len(u))", "nats.logsumexp(0)"),
+    ],
+    ("curves", "test_flow::test_no_network_can_make_an_affine_coupling_explode"): [
+        ("self.most * torch.tanh(given[:, 0] / self.most)", "given[:, 0]"),
+        ("self.most * torch.tanh(given[:, 0] / self.most)", "self.most * torch.tanh(given[:, 0])"),
+    ],
+    ("curves", "test_flow::test_log_det_is_that_of_the_jacobian"): [
+        ("return x * s.exp() + given[:, 1], s", "return x * s.exp() + given[:, 1], -s"),
+        ("top = d1 * u * u + 2 * s * v", "top = d1 * u * u + s * v"),
+        ("- 2 * (s + (d1 + d0", "- (s + (d1 + d0"),
+    ],
+    ("curves", "test_flow::test_the_inverse_undoes_the_map_and_its_log_det"): [
+        ("(y - given[:, 1]) * (-s).exp(), -s", "(y - given[:, 1]) * (-s).exp(), s"),
+        ("b * b - 4 * a * c", "b * b + 4 * a * c"),
+        ("-self.log_slope(", "self.log_slope("),
+        ("x0 + u * width), -self", "x0 + u * height), -self"),
+    ],
+    ("curves", "test_flow::test_a_spline_rises_from_edge_to_edge_and_leaves_the_rest_alone"): [
+        ("s * u * u + d0 * u * (1 - u)", "s * u * u + d1 * u * (1 - u)"),
+    ],
+    ("curves", "test_flow::test_a_coupling_begins_as_the_identity"): [
+        ("math.log(math.expm1(1 - self.least))", "0"),
+        ("self.least + F.softplus(slopes", "F.softplus(slopes"),
+    ],
+    ("gan", "test_gan::test_cross_entropy_at_the_best_d_is_log_4_less_two_jsd"): [
+        ("F.softplus(-real).mean() + F.softplus(fake).mean()", "F.softplus(real).mean() + F.softplus(-fake).mean()"),
+        ("F.softplus(-real).mean() + F.softplus(fake).mean()", "F.softplus(-real).mean() - F.softplus(fake).mean()"),
+    ],
+    ("gan", "test_gan::test_no_discriminator_does_better_than_the_optimal_one"): [
+        ("log_p(x) - log_q(x)\n", "log_q(x) - log_p(x)\n"),
+    ],
+    ("gan", "test_gan::test_what_the_generator_minimises_is_steep_where_its_pictures_are_found_out"): [
+        ("return -F.softplus(fake).mean()", "return F.softplus(fake).mean()"),
+        ("return F.softplus(-fake).mean()", "return F.softplus(fake).mean()"),
+    ],
+    ("gan", "test_gan::test_the_least_hinge_loss_is_two_less_twice_the_total_variation"): [
+        ("F.relu(1 + fake)", "F.relu(1 - fake)"),
+    ],
+    ("gan", "test_gan::test_the_wasserstein_loss_of_the_steepest_critic_is_scipys_distance"): [
+        ("fake.mean() - real.mean()", "real.mean() - fake.mean()"),
+        ("return -fake.mean()", "return fake.mean()"),
+    ],
+    ("gan", "test_gan::test_games_pair_the_right_losses"): [
+        ("Game(cross_entropy, caught), Game(cross_entropy, believed)",
+         "Game(cross_entropy, believed), Game(cross_entropy, caught)"),
+        ("Game(margins, disliked), Game(distance, disliked)", "Game(distance, disliked), Game(margins, disliked)"),
+    ],
+    ("gan", "test_gan::test_slopes_are_those_of_a_quadratic_and_of_finite_differences"): [
+        (".norm(dim=1)", ".square().sum(1)"),
+    ],
+    ("gan", "test_gan::test_penalties_are_those_of_a_quadratic_at_the_right_points"): [
+        ("slopes(d, u * real + (1 - u) * fake)", "slopes(d, fake)"),
+        ("u * real + (1 - u) * fake", "u * fake + (1 - u) * real"),
+        (" - 1).square().mean()", ").square().mean()"),
+        ("slopes(d, real).square().mean()", "slopes(d, real).mean()"),
+    ],
+    ("gan", "test_gan::test_penalties_can_be_followed_down"): [
+        ("create_graph=True", "retain_graph=True"),
+    ],
+    ("gan", "test_gan::test_the_losses_of_a_linear_discriminator_with_penalties_by_hand"): [
+        ("r1_weight / 2 * r1(", "r1_weight * r1("),
+        ('said["game"] + penalty', 'said["game"] - penalty'),
+    ],
+    ("gan", "test_gan::test_the_loss_of_d_holds_no_gradient_of_g"): [
+        ("with torch.no_grad():", "with torch.enable_grad():"),
+    ],
+    ("gan", "test_gan::test_neither_player_moves_the_other"): [
+        ("self.model[player].parameters()", "self.model.parameters()"),
+    ],
+    ("gan", "test_gan::test_only_the_generator_is_averaged_and_both_are_at_rest_between_steps"): [
+        ('return self.model["g"]', 'return self.model["d"]'),
+    ],
+    ("gan", "test_gan::test_a_duel_is_two_optimizers_that_take_turns"): [
+        ("self.lr_at(k) * self.lr_d / self.lr", "self.lr_at(k)"),
+        ("k * (self.d_steps + 1) + len(self.open_step)", "k"),
+    ],
+    ("gan", "test_gan::test_variety_is_the_mean_standard_deviation_and_tells_a_collapsed_batch"): [
+        ("unbiased=False", "unbiased=True"),
+        ("+ 1e-8).sqrt()", "+ 1e-8)"),
+    ],
+    ("gan", "test_gan::test_pictures_lie_in_the_range_and_each_depends_on_its_seed_and_place_alone"): [
+        ("first=first", "first=0"),
     ],
 }
 PLANTED = [(module, *texts, test) for (module, test), pairs in MUTATIONS.items() for texts in pairs]

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 CHAPTERS = [
     "scenes captions rates oracle data plot notebook train processes checkpoint weights layers autoregressive",
     "gaussians em mixture",
-    "autoencoder",
-    "flow",
+    "autoencoder cups",
+    "curves flow",
     "gan",
     "schedules denoiser samplers unet",
     "text clip latent guidance",

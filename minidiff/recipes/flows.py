@@ -136,7 +136,7 @@ def stored(run: Training, path: Path) -> Path:
 # --- a comparison at equal minutes ------------------------------------------------------------------------------------
 
 BENCH = FlowConfig(3, 16, levels=3, steps=3, width=32)
-# Each flow with the steps that 36 seconds of one thread are enough for, on the machine that this was written on.
+# Each flow with the steps that half a minute of one thread is enough for, on the machine that this was written on.
 VARIANTS = {"affine": (BENCH, 1050), "splines": (replace(BENCH, bins=8), 290),
             "one level": (replace(BENCH, levels=1), 2170), "two levels": (replace(BENCH, levels=2), 1270),
             "four levels": (replace(BENCH, levels=4), 780), "without mix": (replace(BENCH, mix=False), 1090),

@@ -14,7 +14,21 @@ from minidiff import autoregressive, captions, data, oracle, plot, scenes, weigh
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 sys.path.insert(0, str(NOTEBOOKS))                                       # as it is where notebooks run
-from exercises import Asked, Exercise, Unanswered, Verdict, Wrong, brief, ch00, ch01, differs, luck, misshapen  # noqa: E402
+from exercises import (  # noqa: E402
+    Asked,
+    Exercise,
+    Unanswered,
+    Verdict,
+    Wrong,
+    brief,
+    ch00,
+    ch01,
+    ch02,
+    ch03,
+    differs,
+    luck,
+    misshapen,
+)
 
 CHAPTERS = [importlib.import_module(f"exercises.{path.stem}") for path in sorted(NOTEBOOKS.glob("exercises/ch*.py"))]
 EVERY = {f"{module.__name__[-4:]}.{name}": exercise for module in CHAPTERS
@@ -634,7 +648,124 @@ def zeros_and_shape(x, known, means, std):
     return torch.where(known, x, 0.)
 
 
+# --- chapter 2: the usual mistakes ------------------------------------------------------------------------------------
+
+def kl_with(formula, over=torch.sum):
+    """A divergence of two Gaussians, number by number, then summed or not."""
+    return lambda m1, v1, m2, v2: over(formula(m1, v1, m2, v2), 1)
+
+
+def draw_code_with(width=torch.exp, shape=lambda mean: mean.shape, generator_of=lambda g: g):
+    """The solution with one thing changed."""
+    def draw_code(mean, log_std, generator):
+        return mean + width(log_std) * torch.randn(shape(mean), generator=generator_of(generator), dtype=mean.dtype)
+    return draw_code
+
+
+def drawn_without_gradient(mean, log_std, generator):
+    return torch.normal(mean.detach(), log_std.detach().exp(), generator=generator)
+
+
+def output_with(log_q, weighted=lambda a, x: a.softmax(1) @ x):
+    """The best output with other weights."""
+    return lambda z, mean, std, x: weighted(log_q((z[:, None] - mean) / std, std), x)
+
+
+def log_density(off, std):
+    return (-.5 * off ** 2 - std.log()).sum(2)
+
+
+# --- chapter 3: the usual mistakes ------------------------------------------------------------------------------------
+
+def stretched(slope):
+    """Exercise 1 with another slope of f."""
+    def log_stretched(x, a, b):
+        u = (x - b) / a
+        return -torch.asinh(u) ** 2 / 2 - np.log(2 * np.pi) / 2 + slope(u, a)
+    return log_stretched
+
+
+def undone(second, log_det=lambda s: -s.sum(1), bound=True, of=lambda y: y.chunk(2, 1)[0]):
+    """Exercise 2 with another second half, log-determinant, bound or input of the network."""
+    def undo(y, net, m):
+        a, b = y.chunk(2, 1)
+        s, t = net(of(y)).chunk(2, 1)
+        s = m * torch.tanh(s / m) if bound else s
+        return torch.cat([a, second(b, s, t)], 1), log_det(s)
+    return undo
+
+
+def mixed_channels(how="ij,njhw->nihw", pixels=lambda x: x.shape[2] * x.shape[3], volume=None):
+    """Exercise 3 with another product, number of pixels or volume."""
+    def mix_channels(x, w):
+        volume_of = volume or (lambda w: torch.linalg.slogdet(w).logabsdet)
+        return torch.einsum(how, w, x), (pixels(x) * volume_of(w)).expand(len(x))
+    return mix_channels
+
+
+def curve(distribution=lambda u, p: (p * torch.special.ndtr(u)).sum(1), sign=1, power=False, width=True):
+    """Exercise 6 with another distribution function or slope."""
+    def to_normal(x, weights, means, stds):
+        u = (x[:, None] - means) / stds
+        z = torch.special.ndtri(distribution(u, weights).clamp(1e-12, 1 - 1e-12))
+        log_p = (weights.log() - stds.log() * width - u * u / 2).logsumexp(1)
+        slope = sign * (log_p + z * z / 2)
+        return z, slope.exp() if power else slope
+    return to_normal
+
+
 MISTAKES = [
+    (ch02.q1, "the other way round", lambda m1, v1, m2, v2: ch02.kl_between(m2, v2, m1, v1), "other way round"),
+    (ch02.q1, "variances", kl_with(lambda m1, v1, m2, v2: (v2 / v1).log() / 2 + (v1 + (m1 - m2) ** 2) / (2 * v2) - .5),
+     "standard deviation"),
+    (ch02.q1, "a mean", lambda *a: ch02.kl_between(*a) / 2, "no mean"),
+    (ch02.q1, "half forgotten", kl_with(
+        lambda m1, v1, m2, v2: (v2 / v1).log() + (v1 ** 2 + (m1 - m2) ** 2) / (2 * v2 ** 2)), "itself"),
+    (ch02.q1, "of the prior", kl_with(lambda m1, v1, m2, v2: (m1 ** 2 + v1 ** 2 - 1) / 2 - v1.log()), "itself"),
+    (ch02.q1, "sign of the logarithm", kl_with(
+        lambda m1, v1, m2, v2: (v1 / v2).log() + (v1 ** 2 + (m1 - m2) ** 2) / (2 * v2 ** 2) - .5), "should be"),
+    (ch02.q1, "columns", kl_with(lambda m1, v1, m2, v2: (v2 / v1).log() + (v1 ** 2 + (m1 - m2) ** 2) / (2 * v2 ** 2)
+                                 - .5, over=lambda a, _: a.sum(0)), "shape"),
+
+    (ch02.q2, "at one place", lambda c, few, k, side: 2 * c * few + k ** 2 * few ** 2, "every place"),
+    (ch02.q2, "one of two", lambda c, few, k, side: (c * few + k ** 2 * few ** 2) * side ** 2, "two 1 x 1"),
+    (ch02.q2, "k not squared", lambda c, few, k, side: (2 * c * few + k * few ** 2) * side ** 2, "k times k"),
+    (ch02.q2, "twice", lambda *a: 2 * ch02.squeezed_work(*a), "count as one"),
+    (ch02.q2, "all channels in the middle", lambda c, few, k, side: (2 * c * few + k ** 2 * few * c) * side ** 2,
+     "few channels to few"),
+    (ch02.q2, "numbers", lambda c, few, k, side: 2 * c * few + k ** 2 * few ** 2 + 2 * few + c, "not its work"),
+
+    (ch02.q3, "log_std as std", draw_code_with(width=lambda a: a), "standard deviation"),
+    (ch02.q3, "half of it", draw_code_with(width=lambda a: (a / 2).exp()), "standard deviation"),
+    (ch02.q3, "no gradient", drawn_without_gradient, "gradient"),
+    (ch02.q3, "one noise for all", draw_code_with(shape=lambda mean: (1, mean.shape[1])), "noise of its own"),
+    (ch02.q3, "one noise a row", draw_code_with(shape=lambda mean: (len(mean), 1)), "move together"),
+    (ch02.q3, "generator forgotten", draw_code_with(generator_of=lambda g: None), "generator"),
+    (ch02.q3, "no noise", lambda mean, log_std, g: mean + 0 * log_std, "noise of its own"),
+    (ch02.q3, "mean detached", lambda mean, log_std, g: ch02.draw_code(mean.detach(), log_std, g),
+     "in mean is nothing"),
+
+    (ch02.q4, "ELBO", lambda a: a.mean(1), "mean of logarithms"),
+    (ch02.q4, "no 1/k", lambda a: a.logsumexp(1), "1/k"),
+    (ch02.q4, "overflow", lambda a: a.exp().mean(1).log(), "largest"),
+    (ch02.q4, "columns", lambda a: a.logsumexp(0) - np.log(len(a)), "shape"),
+    (ch02.q4, "the best weight", lambda a: a.amax(1), "logarithm of a mean"),
+
+    (ch02.q5, "never dead", lambda lam, std, beta: .5 * (lam / (beta * std ** 2)).log(), "dead"),
+    (ch02.q5, "beta forgotten", lambda lam, std, beta: ch02.rates_of(lam, std, 1.), "beta widens"),
+    (ch02.q5, "std not squared", lambda lam, std, beta: ch02.rates_of(lam, std ** .5, beta), "should be"),
+    (ch02.q5, "no half", lambda lam, std, beta: 2 * ch02.rates_of(lam, std, beta), "should be"),
+    (ch02.q5, "beta squared", lambda lam, std, beta: ch02.rates_of(lam, std, beta ** 2), "beta widens"),
+    (ch02.q5, "divided by beta", lambda lam, std, beta: ch02.rates_of(lam, std, 1.) / beta, "should be"),
+
+    (ch02.q6, "width in front forgotten", output_with(lambda off, std: (-.5 * off ** 2).sum(2)), "1/std"),
+    (ch02.q6, "over the codes", output_with(log_density, lambda a, x: a.softmax(0) @ x), "divide by the sum"),
+    (ch02.q6, "not divided", output_with(log_density, lambda a, x: a.exp() @ x), "divide by the sum"),
+    (ch02.q6, "densities", output_with(log_density, lambda a, x: a.exp() @ x / a.exp().sum(1, keepdim=True)),
+     "logarithms"),
+    (ch02.q6, "the nearest", output_with(log_density, lambda a, x: x[a.argmax(1)]), "should be"),
+    (ch02.q6, "the mean of all", lambda z, mean, std, x: x.mean(0).expand(len(z), -1), "should be"),
+
     (ch01.q1, "no largest", lambda a: a.exp().sum(1).log(), "largest of each row"),
     (ch01.q1, "one largest for all", lambda a: a.max() + (a - a.max()).exp().sum(1).log(), "3000"),
     (ch01.q1, "nan", lambda a: a.amax(1) + (a - a.amax(1, keepdim=True)).exp().sum(1).log(), "-inf"),
@@ -750,6 +881,48 @@ MISTAKES = [
      "no die changes the size"),
     (ch00.q6, "ghost", ghost, "none of the 3,456"),
     (ch00.q6, "too large", lambda c, z: torch.zeros(len(z), 3, 32, 32), "shape"),
+    (ch03.q1, "no slope", stretched(lambda u, a: 0 * u), "slope of f is missing"),
+    (ch03.q1, "the way back", stretched(lambda u, a: (1 + u * u).log() / 2 + np.log(a)), "the way back"),
+    (ch03.q1, "no 1/a", stretched(lambda u, a: -(1 + u * u).log() / 2), "1/a"),
+    (ch03.q1, "cosh of x", stretched(lambda u, a: -torch.cosh(u.clamp(-6, 6)).log() - np.log(a)), "should be"),
+    (ch03.q1, "one number", lambda x, a, b: stretched(lambda u, a: -(1 + u * u).log() / 2 - np.log(a))(x, a, b).mean(),
+     "shape"),
+    (ch03.q1, "wrong far out", lambda x, a, b: stretched(lambda u, a: -(1 + u * u).log() / 2 - np.log(a))(
+        x.clamp(b - 20 * a, b + 20 * a), a, b), "x = "),
+    (ch03.q2, "scale before shift", undone(lambda b, s, t: b * (-s).exp() - t), "shift away first"),
+    (ch03.q2, "forward again", undone(lambda b, s, t: b * s.exp() + t, lambda s: s.sum(1)), "come home"),
+    (ch03.q2, "no bound", undone(lambda b, s, t: (b - t) * (-s).exp(), bound=False), "bounded"),
+    (ch03.q2, "network of the moved half", undone(lambda b, s, t: (b - t) * (-s).exp(), of=lambda y: y.chunk(2, 1)[1]),
+     "half that stayed"),
+    (ch03.q2, "sign of the log-determinant", undone(lambda b, s, t: (b - t) * (-s).exp(), lambda s: s.sum(1)),
+     "other direction"),
+    (ch03.q2, "mean for sum", undone(lambda b, s, t: (b - t) * (-s).exp(), lambda s: -s.mean(1)), "autograd"),
+    (ch03.q2, "one for all rows", undone(lambda b, s, t: (b - t) * (-s).exp(), lambda s: -s.sum()), "of its own"),
+    (ch03.q2, "rows only", lambda y, net, m: undone(lambda b, s, t: (b - t) * (-s).exp())(y, net, m)[0], "pair"),
+    (ch03.q3, "transposed", mixed_channels("ji,njhw->nihw"), "transpose"),
+    (ch03.q3, "no pixels", mixed_channels(pixels=lambda x: 1), "one pixel's"),
+    (ch03.q3, "all numbers", mixed_channels(pixels=lambda x: x[0].numel()), "whatever the number of channels"),
+    (ch03.q3, "the way back", mixed_channels(volume=lambda w: -torch.linalg.slogdet(w).logabsdet), "way back"),
+    (ch03.q3, "log of a negative", mixed_channels(volume=lambda w: torch.linalg.det(w).log()), "finite"),
+    (ch03.q3, "not logarithmic", mixed_channels(volume=lambda w: torch.linalg.det(w).abs()), "should be"),
+    (ch03.q4, "nats", lambda p, d, n: -p / d + np.log(n - 1), "divide by log 2"),
+    (ch03.q4, "our units", lambda p, d, n: -(p + d * np.log(2 / (n - 1))) / (d * np.log(2)), "pictures are in [0, 1]"),
+    (ch03.q4, "levels for gaps", lambda p, d, n: -(p - d * np.log(n)) / (d * np.log(2)), "gaps"),
+    (ch03.q4, "no width", lambda p, d, n: -p / (d * np.log(2)), "width of a step"),
+    (ch03.q4, "sign", lambda p, d, n: (p - d * np.log(n - 1)) / (d * np.log(2)), "sign"),
+    (ch03.q4, "not per dimension", lambda p, d, n: -(p - d * np.log(n - 1)) / np.log(2), "Per dimension"),
+    (ch03.q4, "the anchor by heart", lambda p, d, n: np.log2(n), "1.75"),
+    (ch03.q5, "mean of logarithms", lambda p, d, n: p.mean(0) + d * np.log(2 / (n - 1)), "logarithm of the mean"),
+    (ch03.q5, "sum for mean", lambda p, d, n: p.logsumexp(0) + d * np.log(2 / (n - 1)), "less log k"),
+    (ch03.q5, "no volume", lambda p, d, n: p.logsumexp(0) - np.log(len(p)), "volume of a cube"),
+    (ch03.q5, "other axis", lambda p, d, n: p.logsumexp(1) - np.log(len(p)) + d * np.log(2 / (n - 1)), "come first"),
+    (ch03.q5, "overflow", lambda p, d, n: p.exp().mean(0).log() + d * np.log(2 / (n - 1)), "largest"),
+    (ch03.q6, "sign", curve(sign=-1), "wrong sign"),
+    (ch03.q6, "slope, not its logarithm", curve(power=True), "logarithm is wanted"),
+    (ch03.q6, "no widths in the slope", curve(width=False), "log-slope"),
+    (ch03.q6, "no weights", curve(lambda u, p: torch.special.ndtr(u).mean(1)), "quantile"),
+    (ch03.q6, "one bell", curve(lambda u, p: torch.special.ndtr((u * p).sum(1))), "quantile"),
+    (ch03.q6, "curve only", lambda x, p, m, s: curve()(x, p, m, s)[0], "pair"),
 ]
 
 

@@ -1406,7 +1406,7 @@ for w in (.5, .9):
          -math.log(1 - w), tol=.02)
 legible = sum(scene is not None for scene in oracle.read(single.sample(400, seed=5).clamp(-1, 1)))
 print(f"flow-single: {round(legible / 400, 1):.0%} of 400 samples can be read")
-expect("what it could gain if unreadable samples were forbidden, in nats", -math.log(legible / 400), .7, 1.3)
+expect("what it could gain without its unreadable samples, in nats", -math.log(legible / 400), .7, 1.3)
 
 # %% [markdown]
 # Nine of ten wasted cost 2.3 nats, of the hundreds that are at stake. Maximum likelihood asks whether real pictures
@@ -1453,7 +1453,8 @@ plot.curves({"hers": (range(20, len(falling)), falling[20:]),
             alt="A curve that falls from 0.6 through the line at 0 to about -1.5, still falling.")
 
 # %%
-plot.grid(hers.sample(20, seed=1).clamp(-1, 1), columns=10, title="Her samples: grey, and hardly a digit",
+plot.grid(hers.sample(20, seed=1).clamp(-1, 1), columns=10,
+          title="Her samples: grey, and hardly a digit",
           alt="Twenty 8 by 8 digits, some of their pixels grey.")
 
 # %% [markdown]

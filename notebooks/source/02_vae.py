@@ -110,7 +110,7 @@ for _ in range(60):
 same("error by turns of regression, and (2.2)", ((X - mu - codes @ W) ** 2).mean(),
      eigenvalues[5:].sum() / 768, tol=1e-4)
 
-
+# %%
 def decibels(error):
     """PSNR of a mean squared error, (0.10)."""
     return 10 * np.log10(4 / np.asarray(error))
@@ -156,7 +156,7 @@ drawn = data.batches(pictures, 64)
 for model, n, lr in ((convolutional, 600, 4e-3), (connected, 1200, 2e-3)):
     train.fit(model, model.loss, drawn, steps=steps(n), lr=lr)
 
-
+# %%
 @torch.no_grad()
 def psnr(model, x=pictures):
     """Of the reconstructions."""
@@ -557,7 +557,7 @@ def log_joint(x, z, s=.2):
     """log p(z) + log p(x | z), x [..., 2]."""
     return log_normal(z, 0., 1.) + log_normal(x, bend(z), s).sum(-1)
 
-
+# %%
 line = torch.linspace(-6, 6, 2001, dtype=torch.float64)
 dz = line[1] - line[0]
 
@@ -1486,7 +1486,7 @@ def between(model, u=.5):
                    for level in (0., 1.))
     return model.decode((1 - u) * empty + u * full)
 
-
+# %%
 chosen = torch.tensor([1, 6, 11, 12, 17, 21, 26, 31])
 halves = {f"noise {noise}": between(model)[chosen] for noise, model in blurred.items()}
 shown = [cups.render(torch.full((8,), level), *every_pair[chosen].T) for level in (0., 1., .5)]
@@ -1641,7 +1641,7 @@ def mended(model, x):
     z, m, v = model.drawn(x)
     return {"loss": (kl_to_prior(m, v) - model.log_likelihood(x, z)).mean() / x[0].numel()}
 
-
+# %%
 cured = fully_connected(made(VAE, small), 128)
 with train.seeded("same loss"):
     ours = mended(cured, digits[:50])["loss"]

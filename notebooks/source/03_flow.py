@@ -696,7 +696,7 @@ def mixed(x):
     """(3.15)."""
     return torch.einsum("ij,bjhw->bihw", W, x), x[0, 0].numel() * torch.linalg.slogdet(W).logabsdet
 
-
+# %%
 norm, mix = flow.ActNorm(3).double().train(), flow.Mix(3).double()
 mix.w.data = W
 for name, ours, library in (("actnorm", normed, norm), ("1x1 convolution", mixed, mix)):
@@ -975,7 +975,7 @@ def of_flow(rows):
     """log p_theta of rows of 768 numbers."""
     return single.log_prob(rows.float().reshape(-1, 3, 16, 16))
 
-
+# %%
 live, doubt = world.kl(of_flow, 600, seed=3)
 print(f"stored: {told['KL']:.0f} nats a picture, standard error {told['standard error']:.1f}, "
       f"n = {told['n']:,}")
@@ -997,7 +997,7 @@ def rung(kind, k):
     return [row["fresh"] for row in ladder
             if (row["world"], row["kind"], row["k"]) == ("single", kind, k)]
 
-
+# %%
 vae = weights.describe("vae-single")["quality"]["iwae"]["1000"]
 ranks = {"one full Gaussian": rung("full", 1), "100 diagonal Gaussians": rung("diag", 100),
         "100 low-rank Gaussians": rung("lowrank", 100)}

@@ -16,6 +16,7 @@ from minidiff.data import noise
 from minidiff.layers import GroupNorm, ResidualBlock
 
 Draw = Callable[[Tensor], Tensor]                       # a tensor like the given one, filled with random numbers
+Doubling = Callable[[int, int, int], list[nn.Module]]   # channels before and after, side of the kernel -> layers
 STANDARD = torch.zeros(()), torch.ones(())              # mean and standard deviation of the prior
 HIDDEN = 2.                                             # what a hidden pixel is replaced by: no picture has this value
 
@@ -39,21 +40,37 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes [b d i j] to pictures [b c h w]: the encoder backwards; widths from the code's side to the picture's."""
+    """Codes [b d i j] to pictures [b c h w]: the encoder backwards; widths from the code's side to the picture's.
 
-    def __init__(self, d: int, c: int, widths: tuple[int, ...], blocks: int = 2):
+    `double(c_in, c_out, kernel)` gives the layers that double the side.
+    """
+
+    def __init__(self, d: int, c: int, widths: tuple[int, ...], blocks: int = 2, *, double: Doubling | None = None):
         super().__init__()
-        layers = [nn.Conv2d(d, widths[0], 3, padding=1)]
+        layers, double = [nn.Conv2d(d, widths[0], 3, padding=1)], double or shuffled
         for before, width in zip((None, *widths), widths, strict=False):
             if before:
-                layers += [nn.Conv2d(before, 4 * width, 1), nn.PixelShuffle(2)]
+                layers += double(before, width, 1)
             layers += [ResidualBlock(width, width) for _ in range(blocks)]
-        self.net = nn.Sequential(*layers, GroupNorm(widths[-1]), nn.SiLU(),
-                                 nn.Conv2d(widths[-1], 4 * c, 3, padding=1), nn.PixelShuffle(2))
+        self.net = nn.Sequential(*layers, GroupNorm(widths[-1]), nn.SiLU(), *double(widths[-1], c, 3))
 
     def forward(self, z: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
         """The picture of codes, not kept within [-1, 1]."""
         return self.net(z)
+
+
+def shuffled(c_in: int, c_out: int, kernel: int) -> list[nn.Module]:
+    """Each place's four numbers become a square of 2 x 2. Source: Shi et al. 2016 (arXiv 1609.05158), section 3.2."""
+    return [nn.Conv2d(c_in, 4 * c_out, kernel, padding=kernel // 2), nn.PixelShuffle(2)]
+
+
+def stretched(c_in: int, c_out: int, kernel: int) -> list[nn.Module]:
+    """Each place becomes a square of 2 x 2 alike: no checkerboard. Source: Odena et al. 2016 (distill.00003).
+
+    A 1 x 1 convolution may as well come first, where it costs a quarter.
+    """
+    layers = [nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)]
+    return layers if kernel > 1 else layers[::-1]
 
 
 # --- the auto-encoder and what it may be shown ------------------------------------------------------------------------

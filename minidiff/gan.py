@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from minidiff.autoencoder import Decoder
+from minidiff.autoencoder import Decoder, stretched
 from minidiff.checkpoint import unbroken
 from minidiff.data import noise
 from minidiff.train import History, Log, Training, constant, watched
@@ -47,7 +47,7 @@ class Generator(nn.Module):
             return
         self.net = nn.Sequential(
             nn.Linear(config.d, config.grid * i * j), nn.Unflatten(1, (config.grid, i, j)),
-            Decoder(config.grid, config.shape[0], config.widths, config.blocks), nn.Tanh())
+            Decoder(config.grid, config.shape[0], config.widths, config.blocks, double=stretched), nn.Tanh())
 
     def forward(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b *shape"]:
         """Source: Radford et al. 2016 (arXiv 1511.06434), figure 1, with residual blocks."""

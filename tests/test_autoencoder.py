@@ -19,6 +19,8 @@ from minidiff.autoencoder import (
     kl_to_normal,
     log_normal,
     noised,
+    shuffled,
+    stretched,
 )
 from minidiff.data import noise, rng
 from minidiff.recipes.about import made
@@ -341,6 +343,19 @@ def test_encoder_and_decoder_halve_and_double_the_side():
     encoder, decoder = made(lambda: Encoder(3, 5, (8, 8, 8))), made(lambda: Decoder(5, 3, (8, 8, 8)))
     z = encoder(normal(2, 3, 32, 16))
     assert z.shape == (2, 5, 4, 2) and decoder(z).shape == (2, 3, 32, 16)
+
+
+def test_doubling_by_stretching_leaves_no_checkerboard_and_by_shuffling_does():
+    """A flat grid stays flat away from its border; a 1 x 1 convolution's answer stands four times at each place."""
+    flat, rough = torch.ones(1, 4, 6, 6), normal(2, 4, 3, 5)
+    for double, alike in ((stretched, True), (shuffled, False)):
+        wide = made(lambda double=double: torch.nn.Sequential(*double(4, 3, 3)))
+        inner = wide(flat).detach()[:, :, 2:-2, 2:-2]
+        assert inner.shape == (1, 3, 8, 8) and (float(inner.std((2, 3)).max()) < 1e-6) == alike
+    narrow = torch.nn.Sequential(*stretched(4, 3, 1))
+    weight, bias = (p.detach() for p in narrow.parameters())
+    by_hand = torch.einsum("oi,bihw->bohw", weight[:, :, 0, 0], rough) + bias[:, None, None]
+    assert torch.allclose(narrow(rough).detach(), by_hand.repeat_interleave(2, 2).repeat_interleave(2, 3), atol=1e-6)
 
 
 def test_codes_and_pictures_are_float32_under_autocast():

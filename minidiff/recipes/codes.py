@@ -19,8 +19,8 @@ from minidiff.layers import GroupNorm, ResidualBlock
 from minidiff.mixture import of_world
 from minidiff.plot import write
 from minidiff.recipes.about import RUNS, machine, made
-from minidiff.recipes.autoencoding import any_noise, clean, fitted_prior, from_normal, from_prior, psnr
-from minidiff.recipes.quality import legible
+from minidiff.recipes.autoencoding import any_noise, clean, fitted_prior, from_normal, from_prior
+from minidiff.recipes.quality import legible, psnr
 from minidiff.scenes import BACKGROUNDS, COLOURS, render, single
 from minidiff.train import Training, seeded
 

@@ -17,7 +17,7 @@ from minidiff.flow import Flow, FlowConfig, bits_per_dim
 from minidiff.mixture import GaussianMixture, of_world
 from minidiff.plot import write
 from minidiff.recipes.about import RUNS, followed, machine, made, measured
-from minidiff.recipes.quality import judged, legible
+from minidiff.recipes.quality import judged, legible, psnr
 from minidiff.train import Training
 
 # Noise on all pictures: without it they lie on thin sheets, where a density has no bound. The oracle reads through 0.1
@@ -74,12 +74,12 @@ def distance(flow: Flow, n: int = 8000, seed: int = 0) -> dict:
 def kept(flow: Flow, x: Float[Tensor, "b c h w"]) -> dict:
     """The largest error of decode(encode(x)), and PSNR in dB against x when only a share of the code is kept."""
     z, _ = flow.encode(x)
-    error, psnr = float((flow.decode(z) - x).abs().max()), {}
+    error, kept = float((flow.decode(z) - x).abs().max()), {}
     for share in SHARES:
         few = z.clone()
         few[:, round(share * flow.dims):] = 0
-        psnr[f"{share:.4g}"] = round(float(10 * torch.log10(4 / (flow.decode(few) - x).square().mean())), 2)
-    return {"inverse error": float(f"{error:.1e}"), "PSNR": psnr}
+        kept[f"{share:.4g}"] = psnr(flow.decode(few), x)
+    return {"inverse error": float(f"{error:.1e}"), "PSNR": kept}
 
 
 def best_temperature(flow: Flow, n: int = 1000) -> dict[float, float]:

@@ -28,6 +28,11 @@ def legible(x: Float[Tensor, "n 3 h w"]) -> list[Scene | None]:
     return [scene for piece in x.clamp(-1, 1).split(256) for scene in read(piece)]
 
 
+def psnr(x: Float[Tensor, "*d"], y: Float[Tensor, "*d"]) -> float:
+    """10 log10(4 / mean squared error), the peak being 2; 90 stands for all that is better still."""
+    return round(float(10 * torch.log10(4 / (x - y).square().mean().clamp(min=4e-9))), 2)
+
+
 def unlike(scenes: list[Scene], others: list[Scene]) -> dict[str, float]:
     """Total variation between two lists in what the things are, and how many: 0 equal, 1 nothing in common."""
     def shares(told: list) -> dict:

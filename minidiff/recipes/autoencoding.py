@@ -14,7 +14,7 @@ from minidiff.mixture import GaussianMixture, of_world
 from minidiff.oracle import read, same
 from minidiff.rates import Rate
 from minidiff.recipes.about import RUNS, followed, machine, made, measured
-from minidiff.recipes.quality import judged, legible
+from minidiff.recipes.quality import judged, legible, psnr
 from minidiff.scenes import full, render, single
 from minidiff.train import Training
 
@@ -64,7 +64,7 @@ def vae_single(folder: Path = weights.TRAINED, steps: int = 24_000, n: int = 800
     measured(finished(run, "vae-single", folder), lambda model: nats(model, n))
 
 
-def vae(folder: Path = weights.TRAINED, steps: int = 16_000, n: int = 2000) -> None:
+def vae(folder: Path = weights.TRAINED, steps: int = 40_000, n: int = 2000) -> None:
     """vae: 32x32 pictures of world `full`, without noise; n pictures a seed from N(0, I) and from a fitted prior."""
     model = made(lambda: VAE(AutoencoderConfig(d=32, side=32, encoder=(16, 32, 64), decoder=(64, 32, 16), neck=48)))
     run = Training(model, lambda batch: model.loss(*batch), warmed(pictures(32), steps // 3), steps=steps, lr=2e-3,
@@ -149,11 +149,6 @@ def reconstructions(model: Autoencoder, n: int = 2000) -> dict:
     told = [scene for part in y.clamp(-1, 1).split(250) for scene in read(part)]
     return {"psnr": psnr(x, y), "legal": str(Rate(sum(scene is not None for scene in told), n)),
             "same scene": str(Rate(sum(map(same, scenes, told)), n))}
-
-
-def psnr(x: Float[Tensor, "*d"], y: Float[Tensor, "*d"]) -> float:
-    """10 log10(4 / mean squared error), the peak being 2; 90 stands for all that is better still."""
-    return round(float(10 * torch.log10(4 / (x - y).square().mean().clamp(min=4e-9))), 2)
 
 
 @torch.no_grad()

@@ -1101,6 +1101,7 @@ best = float(lower.split()[1])
 rows = [data.pictures(8, 5, 32)(0), glow.sample(8, seed=1), glow.sample(8, seed=1, temperature=best)]
 legal = [scene is not None for scene in oracle.read(torch.cat(rows).clamp(-1, 1))]
 print("legal:", judged["samples"]["legal"], "| at", lower + ":", judged[lower]["legal"])
+print("of the first ten thousand, with a number beyond 10:", judged["wild"])
 plot.grid(torch.cat(rows), ["read" if good else "refused" for good in legal], marks=legal,
           rows=["data", "samples", f"temperature {best}"],
           title="The flow paints grounds and coloured blobs, and hardly a shape",
@@ -1108,8 +1109,9 @@ plot.grid(torch.cat(rows), ["read" if good else "refused" for good in legal], ma
               "some with parts of a second ground.")
 
 # %% [markdown]
-# Better than nothing, and not good. (None of the VAE's random codes was legal; with a prior fitted to its codes one
-# in eleven was.)
+# Better than nothing, and not good. A few samples run away altogether: what a layer has learned to squeeze, its
+# inverse stretches, and nobody ever asked it what it makes of strange codes. (None of the VAE's random codes was
+# legal; with a prior fitted to its codes one in eight was.)
 #
 # A lower **temperature** $T$ draws $z = T\varepsilon$, nearer to the middle: the usual trick for showing samples of
 # flows. (It is not the density $p^{1/T^2}$, normalised, unless $|\det J|$ is the same everywhere: each stretch of the

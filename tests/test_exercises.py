@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_structure import code_lines, hidden_names, too_early, too_long, too_many_arguments, undocumented
+from torch.nn.functional import logsigmoid
 
 from minidiff import autoregressive, captions, data, oracle, plot, scenes, weights
 
@@ -25,6 +26,7 @@ from exercises import (  # noqa: E402
     ch01,
     ch02,
     ch03,
+    ch04,
     differs,
     luck,
     misshapen,
@@ -714,7 +716,125 @@ def curve(distribution=lambda u, p: (p * torch.special.ndtr(u)).sum(1), sign=1, 
     return to_normal
 
 
+def judge_with(share=lambda s: s, sign=1, last=torch.sigmoid):
+    """The solution with one thing changed."""
+    return lambda log_p, log_q, s: last(sign * (log_p - log_q) + np.log(share(s)) - np.log(1 - share(s)))
+
+
+def judge_by_densities(log_p, log_q, share):
+    return share * log_p.exp() / (share * log_p.exp() + (1 - share) * log_q.exp())
+
+
+def kl(p, q):
+    return (p * (p / q).log()).sum()
+
+
+def fine_with(length=lambda slope: slope.flatten(1).norm(dim=1), at=lambda real, fake, u: u * real + (1 - u) * fake,
+              charge=lambda s: (s - 1).square().mean(), keep=True):
+    """The solution with one thing changed."""
+    def fine(d, real, fake, u):
+        x = at(real, fake, u[:, None, None, None]).detach().requires_grad_()
+        slope, = torch.autograd.grad(d(x).sum(), x, create_graph=keep)
+        return charge(length(slope))
+    return fine
+
+
+def cut_to_the_shorter(x, y):
+    n = min(len(x), len(y))
+    return (x.sort()[0][:n] - y.sort()[0][:n]).abs().mean()
+
+
+def players_with(fool=lambda on_fake: -logsigmoid(on_fake).mean(), sign=1, labels=1, order=1):
+    """The solution with one thing changed."""
+    def two_gradients(g, d, real, z):
+        loss_d = -logsigmoid(labels * d(real)).mean() - logsigmoid(-labels * d(g(z))).mean()
+        of_d = [sign * p for p in torch.autograd.grad(loss_d, list(d.parameters()))]
+        of_g = list(torch.autograd.grad(fool(d(g(z))), list(g.parameters())))
+        return (of_d, of_g)[::order]
+    return two_gradients
+
+
+def players_that_litter(g, d, real, z):
+    (-logsigmoid(d(real)).mean() - logsigmoid(-d(g(z).detach())).mean()).backward()
+    of_d = [p.grad.clone() for p in d.parameters()]
+    (-logsigmoid(d(g(z))).mean()).backward()
+    return of_d, [p.grad for p in g.parameters()]
+
+
+def players_frozen(g, d, real, z):
+    of_d, of_g = ch04.two_gradients(g, d, real, z)
+    d.requires_grad_(False)
+    return of_d, of_g
+
+
+def players_that_move(g, d, real, z):
+    of_d, of_g = ch04.two_gradients(g, d, real, z)
+    with torch.no_grad():
+        for p, slope in zip(d.parameters(), of_d, strict=True):
+            p -= .1 * slope
+    return of_d, of_g
+
+
+def half_a_loss(g, d, real, z):
+    of_d, of_g = ch04.two_gradients(g, d, real, z)
+    return list(torch.autograd.grad(-logsigmoid(d(real)).mean(), list(d.parameters()))), of_g
+
+
+def pairs_of(draws):
+    counts = draws.unique(return_counts=True)[1]
+    return float((counts * (counts - 1) / 2).sum())
+
+
 MISTAKES = [
+    (ch04.q1, "share forgotten", judge_with(share=lambda s: .5), "`share`"),
+    (ch04.q1, "share turned round", judge_with(share=lambda s: 1 - s), "`share`"),
+    (ch04.q1, "made for real", judge_with(sign=-1), "mean surprise"),
+    (ch04.q1, "a logit", judge_with(last=lambda d: d), "from 0 to 1"),
+    (ch04.q1, "densities", judge_by_densities, "-2000"),
+
+    (ch04.q2, "a sum", lambda p, q: 2 * ch04.told(p, q), "not their sum"),
+    (ch04.q2, "bits", lambda p, q: ch04.told(p, q) / np.log(2), "natural"),
+    (ch04.q2, "with each other", lambda p, q: (kl(p, q) + kl(q, p)) / 2, "not with each other"),
+    (ch04.q2, "one half", lambda p, q: kl(p, (p + q) / 2), "alone"),
+    (ch04.q2, "nan", lambda p, q: (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2, "0 log 0"),
+    (ch04.q2, "a constant", lambda p, q: (kl(p + 1e-3, (p + q) / 2 + 1e-3) + kl(q + 1e-3, (p + q) / 2 + 1e-3)) / 2,
+     "should be"),
+
+    (ch04.q3, "rows", fine_with(length=lambda slope: slope.norm(dim=-1)), "over all its numbers"),
+    (ch04.q3, "no root", fine_with(length=lambda slope: slope.flatten(1).square().sum(1)), "root"),
+    (ch04.q3, "at real points", fine_with(at=lambda real, fake, u: real), "points real"),
+    (ch04.q3, "at made points", fine_with(at=lambda real, fake, u: fake), "points made"),
+    (ch04.q3, "u turned round", fine_with(at=lambda real, fake, u: u * fake + (1 - u) * real), "u = 1 is real"),
+    (ch04.q3, "mean first", fine_with(charge=lambda s: (s.mean() - 1) ** 2), "mean of squares"),
+    (ch04.q3, "R1", fine_with(charge=lambda s: s.square().mean()), "R1"),
+    (ch04.q3, "no graph", fine_with(keep=False), "create_graph"),
+
+    (ch04.q4, "not sorted", lambda x, y: (x - y).abs().mean(), "order"),
+    (ch04.q4, "means", lambda x, y: (x.mean() - y.mean()).abs(), "means"),
+    (ch04.q4, "squares", lambda x, y: (x.sort()[0] - y.sort()[0]).square().mean(), "squared"),
+    (ch04.q4, "a sum", lambda x, y: (x.sort()[0] - y.sort()[0]).abs().sum(), "weighs"),
+    (ch04.q4, "cut to the shorter", cut_to_the_shorter, "1/3"),
+
+    (ch04.q5, "saturating", players_with(fool=lambda on_fake: logsigmoid(-on_fake).mean()), "saturates"),
+    (ch04.q5, "D goes uphill", players_with(sign=-1), "sign"),
+    (ch04.q5, "labels swapped", players_with(labels=-1), "labelled"),
+    (ch04.q5, "G first", players_with(order=-1), "D's come first"),
+    (ch04.q5, "litter", players_that_litter, ".grad"),
+    (ch04.q5, "frozen", players_frozen, "requires_grad"),
+    (ch04.q5, "moved", players_that_move, "have changed"),
+    (ch04.q5, "real half only", half_a_loss, "each half"),
+    (ch04.q5, "one list", lambda g, d, real, z: ch04.two_gradients(g, d, real, z)[0], "pair of lists"),
+
+    (ch04.q6, "different draws", lambda draws: len(draws.unique()), "too short"),
+    (ch04.q6, "both orders", lambda draws: len(draws) * (len(draws) - 1) / pairs_of(draws), "both orders"),
+    (ch04.q6, "repeats", lambda draws: len(draws) * (len(draws) - 1) / 2 / max(len(draws) - len(draws.unique()), 1e-9),
+     "three pairs"),
+    (ch04.q6, "with itself", lambda draws: len(draws) ** 2 / (2 * pairs_of(draws) + len(draws)), "itself"),
+    (ch04.q6, "no pair is an error", lambda draws: len(draws) * (len(draws) - 1) / 2 / max(pairs_of(draws), 1),
+     "math.inf"),
+    (ch04.q6, "only the commonest", lambda draws: np.inf if pairs_of(draws) == 0 else len(draws) * (len(draws) - 1) / 2
+     / pairs_of(draws) if len(draws) < 100 else len(draws) / draws.unique(return_counts=True)[1].max().item(), "sum p"),
+
     (ch02.q1, "the other way round", lambda m1, v1, m2, v2: ch02.kl_between(m2, v2, m1, v1), "other way round"),
     (ch02.q1, "variances", kl_with(lambda m1, v1, m2, v2: (v2 / v1).log() / 2 + (v1 + (m1 - m2) ** 2) / (2 * v2) - .5),
      "standard deviation"),

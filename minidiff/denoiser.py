@@ -29,11 +29,21 @@ class Denoiser(nn.Module):
         self.net, self.schedule, self.target = net, schedule, target
 
     def predict(self, x: Float[Tensor, "b *d"], t: Float[Tensor, "..."], cond: object = None) -> Float[Tensor, "b *d"]:
-        """The network's own answer, an estimate of a x0 + b eps; it sees one time a row, never in 16 bits."""
+        """The network's estimate of a x0 + b eps."""
+        return self.answer(x, t, cond)
+
+    def answer(self, x: Float[Tensor, "b *d"], t: Float[Tensor, "..."], cond: object = None) -> Float[Tensor, "b *k"]:
+        """All that the network says; it sees one time a row, never in 16 bits."""
         t = t.to(torch.promote_types(x.dtype, torch.float32)).to(x.device)
         return self.net(x, t.expand(len(x)), cond)
 
     def forward(self, x: Float[Tensor, "b *d"], t: Float[Tensor, "..."], cond: object = None) -> Float[Tensor, "b *d"]:
+        """x0_hat, from the network's answer."""
+        return self.solved(x, t, self.predict(x, t, cond))
+
+    def solved(
+        self, x: Float[Tensor, "b *d"], t: Float[Tensor, "..."], answer: Float[Tensor, "b *d"]
+    ) -> Float[Tensor, "b *d"]:
         """x0_hat = (b x - sigma net(x, t)) / (alpha b - sigma a); where sigma = 0 nothing is hidden: x / alpha."""
         alpha, sigma = self.schedule(t)
         a, b = TARGETS[self.target](alpha, sigma)
@@ -43,7 +53,7 @@ class Denoiser(nn.Module):
         clean = sigma == 0
         from_x = torch.where(clean, 1 / alpha, b / det)
         from_net = torch.where(clean, torch.zeros_like(det), -sigma / det)
-        return like(from_x, x) * x + like(from_net, x) * self.predict(x, t, cond)
+        return like(from_x, x) * x + like(from_net, x) * answer
 
     def loss(
         self,
@@ -57,6 +67,12 @@ class Denoiser(nn.Module):
         Ho, Jain & Abbeel (2020, arXiv 2006.11239), equation 14, for any target.
         """
         eps = torch.randn_like(x0) if eps is None else eps
-        a, b = TARGETS[self.target](*self.schedule(t))
-        asked = like(a, x0) * x0 + like(b, x0) * eps
+        asked = self.asked(x0, t, eps)
         return (self.predict(add_noise(self.schedule, x0, t, eps), t, cond) - asked).square().mean()
+
+    def asked(
+        self, x0: Float[Tensor, "b *d"], t: Float[Tensor, "..."], eps: Float[Tensor, "b *d"]
+    ) -> Float[Tensor, "b *d"]:
+        """a x0 + b eps, what the network should answer."""
+        a, b = TARGETS[self.target](*self.schedule(t))
+        return like(a, x0) * x0 + like(b, x0) * eps

@@ -167,14 +167,15 @@ class Gaussians:
 
 
 def step_masses(means: Float[Tensor, "m"], stds: Float[Tensor, "m"], levels: int) -> Float[Tensor, "m levels"]:
-    """log(Phi(high) - Phi(low)) for each step; the outer ones are open.
-
-    It is taken on the side where Phi is small: nothing is lost far from the mean.
-    """
+    """log(Phi(high) - Phi(low)) for each step; the outer ones are open."""
     edges = (2 * torch.arange(levels + 1, dtype=torch.float64) - 1) / (levels - 1) - 1
     edges[0], edges[-1] = -math.inf, math.inf
     z = (edges - means[:, None]) / stds[:, None]
-    low, high = z[:, :-1], z[:, 1:]
+    return log_mass(z[:, :-1], z[:, 1:])
+
+
+def log_mass(low: Float[Tensor, "*b"], high: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """log(Phi(high) - Phi(low)), taken on the side where Phi is small: nothing is lost far from the mean."""
     right = low + high > 0
     low, high = (torch.special.log_ndtr(torch.where(right, -a, b)) for a, b in ((high, low), (low, high)))
     return high + torch.log(-torch.expm1(low - high))

@@ -19,6 +19,7 @@ class UNetConfig:
     d_time: int = 128                                   # width of the time embedding
     d_text: int = 128                                   # width of the text's vectors; 0: no text
     attend: tuple[bool, ...] = (True, True)             # level by level: a spatial transformer after each block?
+    answers: int = 1                                    # 2: a second picture comes out, in channels after the first
 
     def __post_init__(self):
         if len(self.attend) != len(self.widths):
@@ -89,11 +90,12 @@ class UNet(nn.Module):
                 c = width
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(c, c, 3, padding=1)))
-        self.conv_out = nn.Sequential(GroupNorm(c), nn.SiLU(), nn.Conv2d(c, config.channels, 3, padding=1))
+        channels = config.channels * config.answers
+        self.conv_out = nn.Sequential(GroupNorm(c), nn.SiLU(), nn.Conv2d(c, channels, 3, padding=1))
         nn.init.zeros_(self.conv_out[-1].weight)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], cond: tuple | None = None
-                ) -> Float[Tensor, "b c h w"]:
+                ) -> Float[Tensor, "b k h w"]:
         """The network's answer; for no caption, cond is the encoded "" and not None.
 
         Source: Ho et al. 2020 (arXiv 2006.11239), appendix B; the text: Rombach et al. 2022, section 3.3.
@@ -118,4 +120,4 @@ class UNet(nn.Module):
         x = self.middle(x, time, words, mask)
         for part in self.up:
             x = part(torch.cat([x, skips.pop()], 1), time, words, mask) if isinstance(part, Block) else part(x)
-        return self.conv_out(x).float()                                            # [b, c, h, w]
+        return self.conv_out(x).float()                                         # [b, c answers, h, w]

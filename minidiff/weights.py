@@ -155,10 +155,12 @@ def rebuilt(value, kind, where: str):
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = {field.name: typing.get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
-        if value.keys() != hints.keys():
-            strange = ", ".join(sorted(value.keys() ^ hints.keys()))
-            raise ValueError(f"{where} and the {kind.__name__} of this minidiff differ in their fields: {strange}.")
-        return kind(**{name: rebuilt(value[name], hint, f"{where}.{name}") for name, hint in hints.items()})
+        needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+        strange = (value.keys() - hints.keys()) | (needed - value.keys())         # a newer field keeps its default
+        if strange:
+            raise ValueError(f"{where} and the {kind.__name__} of this minidiff differ in their fields: "
+                             f"{', '.join(sorted(strange))}.")
+        return kind(**{name: rebuilt(kept, hints[name], f"{where}.{name}") for name, kept in value.items()})
     if origin is tuple and isinstance(value, list):
         kinds = inner[:1] * len(value) if inner[-1:] == (...,) else inner
         if len(kinds) == len(value):

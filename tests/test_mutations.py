@@ -5,6 +5,101 @@ from mutations import survives
 
 # (module, the test that must fail): [(original text, mutated text), ...]
 MUTATIONS = {
+    ("likelihood", "test_likelihood::test_the_terms_add_up_to_the_bound_by_its_definition"): [
+        ("for c in (added * (to[1] / at[1]) ** 2, var)", "for c in (added, var)"),
+        ("like(to[0] * added / at[1] ** 2, x0)", "like(added / at[1] ** 2, x0)"),
+        ("true / var - 1 - (true / var).log()", "true / var - 1 + (true / var).log()"),
+        ("far.double().square() / var) / 2", "far.double().square() / var)"),
+        ("Bound(kl_to_normal(alpha", "Bound(0 * kl_to_normal(alpha"),
+        ("-log_last(met(torch.tensor(inner))[0]", "-log_last(met(torch.tensor(inner - 1))[0]"),
+        ("* x0 + like(at[1], x0) * next(eps)", "* x0 + like(at[1] ** 2, x0) * next(eps)"),
+    ],
+    ("likelihood", "test_likelihood::test_the_last_term_without_levels_is_a_density"): [
+        ("wide(guess[1], x0).double().sqrt()", "wide(guess[1], x0).double()"),
+    ],
+    ("likelihood", "test_likelihood::test_the_last_term_of_rounded_pictures_is_a_probability"): [
+        ("low.masked_fill(low < -1, -math.inf)", "low"),
+        ("(step.round() + half) * 2 / (levels - 1)", "(step.round() + half) * 2 / levels"),
+        ("log_mass((low - mean) / std", "log_mass((low + mean) / std"),
+    ],
+    ("likelihood", "test_likelihood::test_drawn_terms_have_the_right_mean"): [
+        ("step_kl(*met(i), x0) * inner / len(which)", "step_kl(*met(i), x0)"),
+        ("step_kl(*met(i), x0) * inner / len(which)", "step_kl(*met(i), x0) * (inner + 2) / len(which)"),
+    ],
+    ("likelihood", "test_likelihood::test_strata_are_one_of_each_stretch_and_all_equally_likely"): [
+        ("(torch.arange(k)[:, None] + dice) * n / k", "(0 * torch.arange(k)[:, None] + k * dice) * n / k"),
+    ],
+    ("likelihood", "test_likelihood::test_a_row_has_its_own_noise_and_terms"): [
+        ('rng("bound", seed, first + i)', 'rng("bound", seed, i)'),
+        ("range(first, first + len(x0))", "range(len(x0))"),
+    ],
+    ("likelihood", "test_likelihood::test_the_density_of_one_gaussian_at_second_order"): [
+        ("alpha / r - r * div.double()", "alpha / r + r * div.double()"),
+        ("log_det + turn * (div + div_s) / 2", "log_det - turn * (div + div_s) / 2"),
+        ("log_det + turn * (div + div_s) / 2", "log_det + turn * div_s"),
+        ("turn.to(y) * (v + v_s) / 2, log_det", "turn.to(y) * v, log_det"),
+        ("y * r.to(y), t, schedule", "y / r.to(y), t, schedule"),
+        ("* r / sigma\n", "/ sigma\n"),
+        ("torch.ones(1).double()) + log_det", "torch.ones(1).double())"),
+    ],
+    ("likelihood", "test_likelihood::test_a_schedule_of_another_scale_is_the_same_model"): [
+        ("-x0[0].numel() * levels[0][1].log()", "x0[0].numel() * levels[0][1].log()"),
+    ],
+    ("likelihood", "test_likelihood::test_by_autograd_is_the_trace_of_the_jacobian"): [
+        ("[0].flatten(1)[:, i] for i", "[0].flatten(1)[:, 0] for i"),
+    ],
+    ("likelihood", "test_likelihood::test_the_mean_over_all_probes_is_the_trace"): [
+        (".flatten(2).sum(2).mean(0)", ".flatten(2).sum(2).sum(0)"),
+        ("retain_graph=True)[0] * e", "retain_graph=True)[0]"),
+    ],
+    ("likelihood", "test_likelihood::test_the_divergence_is_the_posterior_variance"): [
+        ("alpha / sigma ** 2 * square.sum(1)", "square.sum(1) / sigma ** 2"),
+        ("r @ b.square() - mean.square()", "r @ b.square()"),
+        ("(r @ a).expand_as(x).sum(1) + alpha", "alpha"),
+    ],
+    ("variances", "test_variances::test_widths_of_all_steps_are_those_of_the_paper"): [
+        ("torch.where(end, 2 * t, t)", "torch.where(end, 3 * t, t)"),
+        ("(to[1] / at[1]) ** 2\n", "(to[1] / at[1])\n"),
+        ("(to[1] / at[1]) ** 2\n", "(to[1] / at[1]) ** 0\n"),
+    ],
+    ("variances", "test_variances::test_the_path_is_the_ancestral_sampler_s"): [
+        (".sqrt().to(x) * torch.sign(like(to[1], x))", ".sqrt().to(x)"),
+        ("wide(var, x).sqrt()", "wide(var, x)"),
+    ],
+    ("variances", "test_variances::test_learned_widths_lie_between_the_two"): [
+        ("(v * high + (1 - v) * low).exp()", "(v * low + (1 - v) * high).exp()"),
+        ("v, low, high = (u + 1) / 2", "v, low, high = u"),
+    ],
+    ("variances", "test_variances::test_the_bound_teaches_the_width_alone"): [
+        ("self.solved(x, t, answer.detach())", "self.solved(x, t, answer)"),
+    ],
+    ("variances", "test_variances::test_the_hybrid_s_bound_is_the_bound_a_number"): [
+        ("T * nats.sum() / x0.numel()", "nats.sum() / x0.numel()"),
+        ("(t - 1 / T).clamp(min=0)", "(t - 2 / T).clamp(min=0)"),
+    ],
+    ("likelihood", "test_variances::test_the_hybrid_s_bound_is_the_bound_a_number"): [
+        ("masked_scatter(last, -log_last(", "masked_scatter(last, log_last("),
+    ],
+    ("dit", "test_dit::test_a_block_is_its_formula"): [
+        ("x = x + gate * part((1 + scale)", "x = x + gate * part(scale"),
+        ("(self.mlp, told[3:])", "(self.mlp, told[:3])"),
+    ],
+    ("dit", "test_dit::test_a_new_block_hands_on_what_it_was_given"): [
+        ("self.told = zeroed(nn.Linear(d, 6 * d))", "self.told = nn.Linear(d, 6 * d)"),
+    ],
+    ("dit", "test_dit::test_without_places_patches_could_change_theirs"): [
+        (".flatten(2).transpose(1, 2)) + self.place", ".flatten(2).transpose(1, 2))"),
+    ],
+    ("dit", "test_dit::test_places_know_rows_from_columns"): [
+        ("torch.cat([rows, columns], -1)", "torch.cat([rows, rows], -1)"),
+    ],
+    ("ddpm", "test_ddpm::test_times_are_the_steps_of_the_table_alike_often"): [
+        ("torch.randint(1, self.config.T + 1, (n,))", "torch.randint(self.config.T, (n,))"),
+    ],
+    ("ddpm", "test_ddpm::test_a_sample_is_the_samplers_and_depends_on_its_seed_and_row"): [
+        ("seed, first=first)\n        return sample_path", "seed)\n        return sample_path"),
+        ("self.schedule, step=step)", "self.schedule)"),
+    ],
     ("autoregressive", "test_autoregressive::test_cost_is_the_divergence_by_its_definition"): [
         ("for pixel in codes.unbind(1)) - entropy(codes)", "for pixel in codes.unbind(1))"),
         ("-(p * p.log2()).sum()", "-(p * p.log()).sum()"),

@@ -17,7 +17,7 @@ CHAPTERS = [
     "autoencoder cups",
     "curves flow",
     "gan",
-    "schedules denoiser samplers unet",
+    "schedules denoiser samplers unet likelihood variances dit ddpm",
     "text clip latent guidance",
     "",  # chapter 7 extends guidance
     "metrics",

@@ -4,6 +4,8 @@ import dataclasses
 import pytest
 import torch
 
+from minidiff import weights
+from minidiff.data import rng
 from minidiff.text import Text
 from minidiff.unet import Block, SpatialTransformer, UNet, UNetConfig
 
@@ -80,6 +82,20 @@ def test_a_new_network_predicts_one_number_a_channel():
 def test_any_number_of_levels(widths):
     net = UNet(UNetConfig(channels=3, side=8, widths=widths, attend=(True,) * len(widths), d_text=0))
     assert net(torch.randn(1, 3, 8, 8), torch.rand(1)).shape == (1, 3, 8, 8)
+
+
+def test_a_second_answer_stands_behind_the_first():
+    config = UNetConfig(channels=2, side=8, widths=(16, 24), d_time=16, d_text=0)
+    two, one = awake(dataclasses.replace(config, answers=2)), awake(config)
+    one.load_state_dict({name: tensor[:2] if name.startswith("conv_out.2") else tensor
+                         for name, tensor in two.state_dict().items()})
+    x, t = torch.randn(3, 2, 8, 8, generator=rng("answers")), torch.tensor([.2, .5, .9])
+    assert two(x, t).shape == (3, 4, 8, 8) and torch.allclose(two(x, t)[:, :2], one(x, t), atol=1e-6)
+
+
+def test_the_shipped_file_from_before_there_were_two_answers_is_as_it_was():
+    told = weights.describe("text-to-image")
+    assert "answers" not in told["config"]["unet"] and weights.load("text-to-image").config.unet.answers == 1
 
 
 @pytest.mark.parametrize("change, says", [({"attend": (True,)}, "3 widths"), ({"side": 6}, "multiple of 4")])

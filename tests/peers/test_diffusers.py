@@ -7,6 +7,7 @@ import torch
 
 from minidiff.samplers import ancestral_step, ddim_step, dpmpp_path, sample_path
 from minidiff.schedules import DiscreteSchedule, times
+from minidiff.variances import LearnedVariance, reverse_path
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -84,6 +85,27 @@ def test_ddim(name, eta):
         denoise(schedule), X, times(50, 1000), schedule, step=partial(ddim_step, eta=eta, randn_like=randn_like)
     )
     compare(path, follow(scheduler, X, 50, eta=eta, generator=generator))
+
+
+def test_learned_variance():
+    """Both answers of one net, without skips: theirs takes the single step's beta whatever the skip."""
+    schedule, (randn_like, generator) = DiscreteSchedule.linear(50), streams(3)
+
+    def both(x, k):
+        return torch.cat([torch.tanh(x.flip(-1) * (0.3 + k / 50)) + 0.5 * x, torch.sin(5 * x)], 1)
+
+    net = torch.nn.Module()
+    net.forward = lambda x, t, cond: both(x, torch.round(t * 50).reshape(-1, 1, 1, 1))
+    ours = LearnedVariance(net, schedule, "eps")
+    scheduler = diffusers.DDPMScheduler(num_train_timesteps=50, variance_type="learned_range", clip_sample=False)
+    scheduler.alphas_cumprod = schedule.alpha_bar[1:].clone()
+    scheduler.betas = 1 - schedule.alpha_bar[1:] / schedule.alpha_bar[:-1]
+    scheduler.alphas = 1 - scheduler.betas
+    path, x, pairs = reverse_path(ours.reverse, X, times(50, 50), schedule, randn_like=randn_like), X, []
+    for (mine, _), k in zip(path, reversed(range(50)), strict=True):
+        x = scheduler.step(both(x, k + 1), k, x, generator=generator).prev_sample
+        pairs.append((mine, x))
+    assert max(float((a - b).norm() / b.norm()) for a, b in pairs) <= 1e-5
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # theirs, under NumPy 2

@@ -8,6 +8,7 @@ import torch
 from minidiff import weights
 from minidiff.gan import Discriminator, Generator
 from minidiff.recipes import gans
+from minidiff.recipes.quality import legible
 from minidiff.scenes import render, single
 
 
@@ -80,3 +81,26 @@ def test_the_comparison_has_a_row_for_each_model_and_seed(tmp_path, monkeypatch)
     assert [row["model"] for row in rows] == ["true draws", "R1", "VAE", "VAE+GAN", "Flow", "Flow+GAN"]
     assert rows[0]["legal"] == 1000 and rows[1]["steps"] == 1 and rows[4]["KL"] > 0 and "KL" not in rows[2]
     assert rows[1]["legal"] == 0 and rows[1]["entropy"] == 0
+
+
+@pytest.mark.parametrize("name, share", [("gan", lambda told: float(told["legal"].split()[0]) / 100),
+                                         ("gan-single", lambda told: told["legal"] / told["n"])])
+def test_the_shipped_file_is_as_good_as_it_says(name, share):
+    """Fresh samples on a seed that measured nothing: within four standard errors of the stored share of legal ones."""
+    n, told = 500, share(weights.describe(name)["quality"])
+    found = sum(scene is not None for scene in legible(weights.load(name).sample(n, seed=1234))) / n
+    assert .2 < told and abs(found - told) < 4 * math.sqrt(told * (1 - told) / n)
+
+
+def test_stored_rows_are_whole_and_the_first_is_made_again():
+    """Every model has three seeds; the counts of each row fit together; true draws can be read again exactly."""
+    rows = json.loads((weights.TRAINED / "gans.json").read_text())["rows"]
+    names = ["true draws", *gans.GAMES, *(kind + more for kind in gans.HYBRIDS for more in ("", "+GAN"))]
+    assert sorted((row["model"], row["seed"]) for row in rows) == sorted((name, k) for name in names for k in range(3))
+    for row in rows:
+        assert sum(row["repeats"].values()) == row["scenes"]
+        assert sum(int(k) * m for k, m in row["repeats"].items()) == row["of the world"] <= row["legal"] <= row["n"]
+        setting = gans.GAMES.get(row["model"])
+        assert setting is None or row["steps"] == setting.steps
+    again = gans.covered(gans.singles(20_000, 1000)(0))
+    assert rows[0] == {"model": "true draws", "seed": 0, **again}

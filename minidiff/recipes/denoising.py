@@ -76,7 +76,7 @@ ARMS = {
     "last noise": Arm(target="eps", kind=d.LastNoise),
     "eps, full": replace(EPS, loss=d.full), "eps, hybrid": replace(LEARNED, loss=hybrid),
     "eps, full, learned": replace(LEARNED, loss=d.full),
-    "no skips": Arm(d.without_skips), "step at the start": Arm(d.Once), "no attention": Arm(d.without_attention),
+    "no skips": Arm(d.without_skips), "step at the start": Arm(d.Once), "no transformer": Arm(d.without_attention),
     "DiT": Arm(lambda: DiT(DiTConfig(width=84, depth=4)))}
 TOLD = {"t": lambda t: t, "0.8 t": lambda t: .8 * t, "1 - t": lambda t: 1 - t}         # what a network may hear of t
 WIDTHS = ("eps", "eps, full", "eps, hybrid", "eps, full, learned")          # whose variances are compared

@@ -555,7 +555,7 @@ def affine(g, z):
     """G(z) = A z + b, one for each game."""
     return z @ triangle(g[0]).mT + g[1]
 
-
+# %%
 played = {}
 for name, loss, turns in (("saturating", caught, 1600), ("non-saturating", believed, 800)):
     g = [torch.zeros(5, 3, requires_grad=True), torch.zeros(5, 1, 2, requires_grad=True)]
@@ -1341,7 +1341,7 @@ def times_drawn(row):
     """How often each of a row's scenes was drawn."""
     return np.repeat([int(k) for k in row["repeats"]], list(row["repeats"].values()))
 
-
+# %%
 def of(model, what, among_models=("VAE", *games)):
     """A stored number, one a seed; coverage is that of as many pictures as the poorest model has."""
     rows = sorted((row for row in bench if row["model"] == model), key=lambda row: row["seed"])
@@ -1534,7 +1534,8 @@ expect("lumps found by him, in the worst of four games", found(his)[0].min(), 6)
 #
 # **Predict first.** Read the last line again, and part 1. What does a $D$ lose that knows nothing and always says
 # $\frac12$? Can a trained one lose more?
-#
+
+# %% [markdown]
 # **Diagnosis.** $2 \log 2 = 1.386$. His $D$ does *worse than a coin*. It must be taught something wrong.
 #
 # $G$'s loss is computed through $D$, and `backward()` leaves gradients in *all* weights on the way. `of_g.step()`

@@ -61,7 +61,7 @@ class DDPM(nn.Module):
              step: Callable[..., Tensor] = ddim_step) -> Path:
         """(x_s, x0_hat) after each of `steps` steps from noise to n pictures; the i-th depends on (seed, first + i)."""
         net = self.config.net
-        x = noise((n, net.channels, net.side, net.side), seed, first=first)
+        x = noise((n, net.channels, net.side, net.side), seed, first=first).to(next(self.parameters()))
         return sample_path(self.denoiser, x, times(steps, self.config.T), self.schedule, step=step)
 
     def sample(self, n: int, *, seed: int, first: int = 0, steps: int = 50,

@@ -48,7 +48,8 @@ def bound(reverse: Reverse, x0: Float[Tensor, "b *d"], times: Float[Tensor, "n"]
     Source: Ho et al. 2020 (arXiv 2006.11239), equation 5, for any list of times.
     """
     inner, eps = len(times) - 2, streams(x0, seed, first)
-    (alpha, sigma), flat = schedule(times[0]), x0.double().flatten(1)
+    flat = x0.double().flatten(1)
+    alpha, sigma = (like(c, flat) for c in schedule(times[0]))
     if inner < 0 or schedule(times[-1])[1] != 0:
         raise ValueError("the list of times must go in at least one step down to 0, where a picture has no noise.")
 
@@ -92,12 +93,14 @@ def step_kl(guess: Guess, at: Pair, to: Pair, x0: Float[Tensor, "b *d"]) -> Floa
 def one_term(guess: Guess, at: Pair, to: Pair, x0: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:
     """The term of a step of its own for each row: its KL, or -log p(x0 | x_t) where the step is the last one."""
     last, (x0_hat, var) = to[1] == 0, (wide(part, x0).expand_as(x0) for part in guess)
-    nats = torch.zeros(len(x0), dtype=torch.float64)
+    nats = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     inner = ~last
     if inner.any():
         rows = tuple(tuple(c[inner] for c in pair) for pair in (at, to))
-        nats = nats.masked_scatter(inner, step_kl((x0_hat[inner], var[inner]), *rows, x0[inner]))
-    return nats.masked_scatter(last, -log_last((x0_hat[last], var[last]), x0[last])) if last.any() else nats
+        nats[inner] = step_kl((x0_hat[inner], var[inner]), *rows, x0[inner])
+    if last.any():
+        nats[last] = -log_last((x0_hat[last], var[last]), x0[last])
+    return nats
 
 
 def log_last(guess: Guess, x0: Float[Tensor, "b *d"], levels: int | None = None) -> Float[Tensor, "b"]:
@@ -132,7 +135,7 @@ def carry(traced: Traced, x0: Float[Tensor, "b *d"], times: Float[Tensor, "n"],
     Source: Chen et al. 2018 (arXiv 1806.07366), theorem 1; Song et al. 2021 (arXiv 2011.13456), appendix D.2.
     """
     levels = [(t, *polar(schedule(t))) for t in times.flip(0)]
-    y, log_det = x0 / levels[0][1].to(x0), -x0[0].numel() * levels[0][1].log().expand(len(x0))
+    y, log_det = x0 / levels[0][1].to(x0), -x0[0].numel() * levels[0][1].log().expand(len(x0)).to(x0.device)
     for (t, r, phi), (s, r_s, phi_s) in zip(levels[:-1], levels[1:], strict=True):
         turn = phi_s - phi
         v, div = turning(traced, y * r.to(y), t, schedule)
@@ -151,7 +154,7 @@ def turning(traced: Traced, x: Float[Tensor, "b *d"], t: Float[Tensor, ""],
     """v = (cos(phi) y - x0_hat) / sin(phi) and its divergence in y, (d cos(phi) - r div x0_hat) / sin(phi)."""
     alpha, sigma = at = schedule(t)
     if sigma == 0:
-        return torch.zeros_like(x), torch.zeros(len(x)).double()
+        return torch.zeros_like(x), torch.zeros(len(x), dtype=torch.float64, device=x.device)
     r = torch.hypot(*at)
     x0_hat, div = traced(x, t)
     return slope(x, x0_hat, at), (x[0].numel() * alpha / r - r * div.double()) * r / sigma
@@ -164,7 +167,7 @@ def ode_log_prob(traced: Traced, x0: Float[Tensor, "b *d"], times: Float[Tensor,
     Source: Song et al. 2021 (arXiv 2011.13456), equation 39.
     """
     z, log_det = carry(traced, x0, times, schedule)
-    return log_normal(z.double().flatten(1), torch.zeros(()), torch.ones(1).double()) + log_det
+    return log_normal(z.double().flatten(1), torch.zeros(()), torch.ones(()).double()) + log_det
 
 
 # --- the divergence of x0_hat -----------------------------------------------------------------------------------------

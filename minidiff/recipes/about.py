@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minidiff import weights
 from minidiff.plot import write
@@ -14,8 +14,20 @@ from minidiff.train import Log, Training, seeded
 RUNS = Path("runs")                                    # checkpoints of unfinished recipes, in the folder one stands in
 
 
+def device() -> str:
+    """"cuda" where there is a graphics card, "cpu" elsewhere; only recipes that ask for it leave the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def there(batches: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
+    """The same batches, on that device."""
+    return lambda step: batches(step).to(device())
+
+
 def fast_precision() -> torch.dtype | None:
-    """bfloat16 where the processor has instructions for it, None (float32) elsewhere. Recipes run on the CPU."""
+    """bfloat16 where the processor has instructions for it, None (float32) elsewhere and on a graphics card."""
+    if device() != "cpu":
+        return None
     asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")         # not in every version of PyTorch
     return torch.bfloat16 if any(getattr(torch.cpu, ask, lambda: False)() for ask in asks) else None
 
@@ -28,6 +40,8 @@ def made(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 def machine(dtype: torch.dtype | None = None) -> str:
     """What the recipe ran on, in words; dtype, if it did not compute in the fast precision."""
+    if device() != "cpu":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, float32 with TF32 in convolutions"
     precision = str(dtype or fast_precision() or torch.float32).removeprefix("torch.")
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, torch {torch.__version__}, {precision}"
 

@@ -22,7 +22,7 @@ from minidiff.guidance import clamp
 from minidiff.likelihood import bound
 from minidiff.plot import write
 from minidiff.recipes import denoisers as d
-from minidiff.recipes.about import RUNS, fast_precision, machine, made
+from minidiff.recipes.about import RUNS, device, fast_precision, machine, made, there
 from minidiff.recipes.diffusion import nats
 from minidiff.recipes.flows import exact
 from minidiff.recipes.gans import STD, covered, duel, key, singles
@@ -33,7 +33,7 @@ from minidiff.train import Training, seeded
 from minidiff.unet import UNet
 from minidiff.variances import LearnedVariance, large, reverse_path, small
 
-STEPS, N = 1100, 300                                               # of a training; pictures that judge what came of it
+STEPS, N = 2000, 300                                               # of a training; pictures that judge what came of it
 SHOWN = 10, 50                                                     # steps of sampling
 LINEAR, COSINE = DiscreteSchedule.linear(d.T), DiscreteSchedule.cosine(d.T)
 CHAIN = 100                                                        # steps of the chain whose bound every arm has
@@ -86,9 +86,9 @@ WIDTHS = ("eps", "eps, full", "eps, hybrid", "eps, full, learned")          # wh
 
 def trained(arm: Arm, seed: int, steps: int) -> Denoiser:
     """The averaged denoiser after so many steps of 32 pictures."""
-    model = made(lambda: arm.kind(arm.net(), arm.schedule, arm.target), seed)
-    return ended(Training(model, partial(arm.loss, model), singles(32, seed, STD), steps=steps, lr=2e-3, warmup=100,
-                          ema=.99, seed=seed, autocast=fast_precision() if arm.fast else None))
+    model = made(lambda: arm.kind(arm.net(), arm.schedule, arm.target), seed).to(device())
+    return ended(Training(model, partial(arm.loss, model), there(singles(32, seed, STD)), steps=steps, lr=2e-3,
+                          warmup=100, ema=.99, seed=seed, autocast=fast_precision() if arm.fast else None))
 
 
 def ended(run: Training) -> nn.Module:
@@ -101,7 +101,7 @@ def ended(run: Training) -> nn.Module:
 def cost(net: nn.Module) -> dict:
     """Parameters, and multiply-adds for one picture in millions."""
     with FlopCounterMode(display=False) as counter:
-        net(torch.zeros(1, 3, 16, 16), torch.ones(1))
+        net(torch.zeros(1, 3, 16, 16).to(device()), torch.ones(1).to(device()))
     return {"parameters": sum(p.numel() for p in net.parameters()),
             "multiply-adds (M)": round(counter.get_total_flops() / 2e6, 1)}
 
@@ -110,7 +110,7 @@ def cost(net: nn.Module) -> dict:
 
 def start(n: int, seed: int) -> Float[Tensor, "n 3 16 16"]:
     """Where samples begin."""
-    return noise((n, 3, 16, 16), 50_000 + seed)
+    return noise((n, 3, 16, 16), 50_000 + seed).to(device())
 
 
 def shown(x: Float[Tensor, "n 3 16 16"]) -> dict:
@@ -118,6 +118,7 @@ def shown(x: Float[Tensor, "n 3 16 16"]) -> dict:
 
     A legal picture may show two things, or one off its place. True draws are as far away as their noise: its std.
     """
+    x = x.cpu()
     scenes = [scene for scene in legible(x) if scene]
     near = torch.cdist(x.flatten(1), exact().means_.float()).amin(1).square().mean() / x[0].numel()
     return {"of": len(x), "legal": len(scenes), "in the world": sum(key(scene) is not None for scene in scenes),
@@ -140,7 +141,7 @@ def distance(reverse: Callable, schedule: DiscreteSchedule, steps: int, *, n: in
     """KL(world || model) in nats a picture, at most, by the bound of a chain of so many steps; as bits a number too."""
     @torch.no_grad()
     def at_least(x: Tensor, first: int) -> Tensor:
-        return -bound(reverse, x, times(steps, d.T), schedule, seed=seed, first=first).total
+        return -bound(reverse, x.to(device()), times(steps, d.T), schedule, seed=seed, first=first).total.cpu()
     found = nats(at_least, n, seed)
     entropy, _ = exact().entropy(n, seed=10_000 + seed)
     return found | {"bits a number": round(float(bits_per_dim(-(entropy + found["KL"]), 768)), 4)}
@@ -158,7 +159,7 @@ def rows(name: str, seed: int, steps: int, n: int) -> Iterator[dict]:
     """What one arm reaches; for some arms also with other variances, or used wrongly."""
     arm, began = ARMS[name], time.process_time()
     model = trained(arm, seed, steps)
-    about = {"steps": steps, "CPU minutes": round((time.process_time() - began) / 60, 2)} | cost(model.net)
+    about = {"steps": steps, "minutes": round((time.process_time() - began) / 60, 2)} | cost(model.net)
     main = kept_in(d.way_back(model))
     yield about | {f"{k} steps": by_ddim(model, n, seed, k) for k in SHOWN} | {
         "bound": distance(main, arm.schedule, CHAIN, n=max(n // 3, 2), seed=seed)}
@@ -185,28 +186,39 @@ def variances(model: Denoiser, n: int, seed: int) -> Iterator[dict]:
         yield found | {"bound": distance(reverse, model.schedule, d.T, n=max(n // 12, 2), seed=seed)}
 
 
+def truth(seed: int, n: int) -> dict:
+    """What the best denoiser there is reaches, E[x0 | x_t] of the world itself: the bench's ceiling."""
+    def best(x: Tensor, t: Tensor) -> Tensor:
+        return exact().posterior_mean(x.flatten(1).double(), *COSINE(t)).reshape(x.shape).to(x)
+    x = start(n, seed).cpu()
+    return {f"{k} steps": shown(sample(best, x, times(k, d.T), COSINE)) for k in SHOWN}
+
+
 def few(adversary: bool, seed: int, steps: int, n: int) -> dict:
     """A denoiser of four steps on clean pictures, alone or with D behind it: what it shows of the world."""
-    began, g = time.process_time(), made(lambda: Denoiser(d.Dreaming(), COSINE, "x0"), seed)
+    began, g = time.process_time(), made(lambda: Denoiser(d.Dreaming(), COSINE, "x0"), seed).to(device())
     if adversary:
-        judge = made(lambda: Discriminator(DiscriminatorConfig((7, 16, 16), (32, 64))), seed)
-        run = duel(d.behind_few_steps(g, judge), (g, judge), singles(32, seed), steps=max(steps // 2, 1), seed=seed)
+        judge = made(lambda: Discriminator(DiscriminatorConfig((7, 16, 16), (32, 64))), seed).to(device())
+        run = duel(d.behind_few_steps(g, judge), (g, judge), there(singles(32, seed)),
+                   steps=max(steps // 2, 1), seed=seed)
     else:
-        run = Training(g, partial(d.in_few_steps, g), singles(32, seed), steps=steps, lr=2e-3, warmup=100, ema=.998,
-                       seed=seed, autocast=fast_precision())
+        run = Training(g, partial(d.in_few_steps, g), there(singles(32, seed)), steps=steps, lr=2e-3, warmup=100,
+                       ema=.998, seed=seed, autocast=fast_precision())
     model = ended(run)
     minutes = round((time.process_time() - began) / 60, 2)
     with seeded("few", seed), torch.no_grad():
         x = sample(model, start(5 * n, seed), d.FEW, COSINE, step=ancestral_step)
-    return {"steps": run.steps, "CPU minutes": minutes} | cost(model.net) | covered(x)
+    return {"steps": run.steps, "minutes": minutes} | cost(model.net) | covered(x.cpu())
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 def made_rows(name: str, seed: int, steps: int, n: int) -> list[dict]:
     """All rows of one arm and seed."""
+    if name == "exact":
+        return [truth(seed, n)]
     if name.startswith("few steps"):
-        return [few(name.endswith("+GAN"), seed, steps, n)]
+        return [few(name.endswith("+GAN"), seed, 2 * steps, n)]
     return list(rows(name, seed, steps, n))
 
 
@@ -215,7 +227,7 @@ def compared(folder: Path = weights.TRAINED, seeds: int = 3, steps: int = STEPS,
     kept = RUNS / f"diffusion-{steps}-{n}.json"
     done = json.loads(kept.read_text()) if kept.exists() else {}
     for seed in range(seeds):
-        for name in (*ARMS, "few steps", "few steps+GAN"):
+        for name in ("exact", *ARMS, "few steps", "few steps+GAN"):
             if f"{name} {seed}" not in done:
                 done[f"{name} {seed}"] = [{"model": name, "seed": seed} | row
                                           for row in made_rows(name, seed, steps, n)]

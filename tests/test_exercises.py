@@ -11,7 +11,7 @@ import torch
 from test_structure import code_lines, hidden_names, too_early, too_long, too_many_arguments, undocumented
 from torch.nn.functional import logsigmoid
 
-from minidiff import autoregressive, captions, data, oracle, plot, scenes, weights
+from minidiff import autoregressive, captions, data, oracle, plot, samplers, scenes, schedules, weights
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 sys.path.insert(0, str(NOTEBOOKS))                                       # as it is where notebooks run
@@ -27,6 +27,7 @@ from exercises import (  # noqa: E402
     ch02,
     ch03,
     ch04,
+    ch05,
     differs,
     luck,
     misshapen,
@@ -453,6 +454,64 @@ def test_another_road_of_chapter_1_is_right_as_well(exercise, answer):
     assert exercise.judge(answer).right, exercise.judge(answer).says
 
 
+def in_one_go_by_recursion(beta):
+    levels, alpha, sigma = [], 1., 0.
+    for b in beta:
+        alpha, sigma = alpha * (1 - b).sqrt(), ((1 - b) * sigma ** 2 + b).sqrt()
+        levels.append(torch.stack([alpha, sigma]))
+    return tuple(torch.stack(levels, 1))
+
+
+def step_back_by_correcting(x, x0, at, to):
+    """From what x0 says alone to what x_t says beside it, as a Kalman filter does."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = at, to
+    a = alpha_t / alpha_s
+    gain = a * sigma_s ** 2 / sigma_t ** 2
+    return alpha_s * x0 + gain * (x - alpha_t * x0), sigma_s * (1 - gain * a).sqrt()
+
+
+def picture_and_noise_by_solving(x, v, alpha, sigma):
+    matrix = torch.stack([torch.stack([alpha, sigma], 1), torch.stack([-sigma, alpha], 1)], 1)
+    both = torch.linalg.solve(matrix, torch.stack([x.flatten(1), v.flatten(1)], 1))
+    return [part.reshape(x.shape) for part in both.unbind(1)]
+
+
+def fewer_steps_by_multiplying(alpha_bar, kept):
+    one = alpha_bar[1:] / alpha_bar[:-1]
+    return torch.stack([1 - one[i:j].prod() for i, j in zip([0, *kept[:-1]], kept, strict=True)])
+
+
+def least_loss_by_regression(width, alpha, sigma):
+    """The best slope times x_t, for each target."""
+    x = torch.tensor([alpha * width, sigma], dtype=torch.float64)
+    targets = torch.tensor([[0., 1.], [width, 0.], [-sigma * width, alpha]], dtype=torch.float64)
+    return tuple((targets - (targets @ x / (x @ x))[:, None] * x).square().sum(1))
+
+
+def path_by_the_mean_guess(denoise, x, times, schedule):
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        x0 = denoise(x, t)
+        there = samplers.ddim_step(x, x0, schedule(t), schedule(s))
+        x = samplers.ddim_step(x, (x0 + denoise(there, s)) / 2, schedule(t), schedule(s))
+        yield x, x0
+
+
+def path_by_the_middle(denoise, x, times, schedule):
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        half = (t + s) / 2
+        x0 = denoise(samplers.ddim_step(x, denoise(x, t), schedule(t), schedule(half)), half)
+        x = samplers.ddim_step(x, x0, schedule(t), schedule(s))
+        yield x, x0
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [
+    (ch05.q1, in_one_go_by_recursion), (ch05.q2, step_back_by_correcting), (ch05.q3, picture_and_noise_by_solving),
+    (ch05.q4, fewer_steps_by_multiplying), (ch05.q5, least_loss_by_regression), (ch05.q6, path_by_the_mean_guess),
+    (ch05.q6, path_by_the_middle), (ch05.q6, samplers.heun_path), (ch05.q6, samplers.dpmpp_path)])
+def test_another_road_of_chapter_5_is_right_as_well(exercise, answer):
+    assert exercise.judge(answer).right, exercise.judge(answer).says
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_honest_dice_are_never_refused(seed):
     """The check of random draws must not depend on luck: other dice, same verdict."""
@@ -785,7 +844,188 @@ def pairs_of(draws):
     return float((counts * (counts - 1) / 2).sum())
 
 
+# --- chapter 5: the usual mistakes ------------------------------------------------------------------------------------
+
+def one_go(left=lambda beta: (1 - beta).cumprod(0), alpha=lambda left: left.sqrt(),
+           sigma=lambda left, beta: (1 - left).sqrt()):
+    """The solution with one thing changed; left is alpha_bar."""
+    return lambda beta: (alpha(left(beta)), sigma(left(beta), beta))
+
+
+def one_go_over_the_input(beta):
+    left = beta.neg_().add_(1).cumprod(0)
+    return left.sqrt(), (1 - left).sqrt()
+
+
+def one_late(beta):
+    return torch.cat([torch.ones(1), (1 - beta).cumprod(0)[:-1]])
+
+
+def back_with(var=lambda a, at, to: at[1] ** 2 - a ** 2 * to[1] ** 2, seen=1., guessed=1.,
+              std=lambda var, at, to: var.sqrt() * to[1] / at[1]):
+    """The solution with one thing changed."""
+    def step_back(x, x0, at, to):
+        a = at[0] / to[0]
+        v = var(a, at, to)
+        mean = seen * a * (to[1] / at[1]) ** 2 * x + guessed * to[0] * v / at[1] ** 2 * x0
+        return mean, std(v, at, to)
+    return step_back
+
+
+def back_by_inverse_variances(x, x0, at, to):
+    a = at[0] / to[0]
+    var = at[1] ** 2 - a ** 2 * to[1] ** 2
+    left = 1 / (a ** 2 / var + 1 / to[1] ** 2)
+    return left * (a * x / var + to[0] * x0 / to[1] ** 2), left.sqrt()
+
+
+def apart_with(square=lambda a, s: a ** 2 + s ** 2, sign=1, shape=(-1, 1, 1, 1), order=1):
+    """The solution with one thing changed."""
+    def picture_and_noise(x, v, alpha, sigma):
+        a, s = alpha.reshape(shape), sigma.reshape(shape)
+        return ((a * x - sign * s * v) / square(a, s), (s * x + sign * a * v) / square(a, s))[::order]
+    return picture_and_noise
+
+
+def apart_by_alpha(x, v, alpha, sigma):
+    """eps first, and then what is left of x."""
+    a, s = alpha[:, None, None, None], sigma[:, None, None, None]
+    eps = (s * x + a * v) / (a ** 2 + s ** 2)
+    return (x - s * eps) / a, eps
+
+
+def spans_of(alpha_bar, kept):
+    """The betas from one kept step to the next."""
+    beta = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    return [beta[i:j] for i, j in zip([0, *kept], kept, strict=False)]
+
+
+def loss_with(width=lambda w: w, parts=lambda eps, x0, v, level: (eps, x0, v)):
+    """The solution with another width, or with its parts changed."""
+    return lambda w, a, s: parts(*ch05.least_loss(width(w), a, s), (w, a, s))
+
+
+def loss_by_sigma(w, a, s):
+    """All from the loss for x0."""
+    x0 = w ** 2 * s ** 2 / (a ** 2 * w ** 2 + s ** 2)
+    return a ** 2 / s ** 2 * x0, x0, (a ** 2 + s ** 2) ** 2 / s ** 2 * x0
+
+
+def heun_to_the_end(denoise, x, times, schedule):
+    """Two slopes in the last step as well."""
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        at, to = schedule(t), schedule(s)
+        x0 = denoise(x, t)
+        there = samplers.ddim_step(x, x0, at, to)
+        v = (samplers.slope(x, x0, at) + samplers.slope(there, denoise(there, s), to)) / 2
+        turn = torch.atan2(to[1], to[0]) - torch.atan2(at[1], at[0])
+        x = torch.hypot(*to) * (x / torch.hypot(*at) + turn * v)
+        yield x, x0
+
+
+def two_guesses_at_one_place(denoise, x, times, schedule):
+    """The second guess is asked for time s, but where x still is."""
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        x0 = (denoise(x, t) + denoise(x, s)) / 2 if s > 0 else denoise(x, t)
+        x = samplers.ddim_step(x, x0, schedule(t), schedule(s))
+        yield x, x0
+
+
+def path_written_over(denoise, x, times, schedule):
+    for there, x0 in samplers.heun_path(denoise, x, times, schedule):
+        x.copy_(there)
+        yield x, x0
+
+
+def path_with_a_third_guess(denoise, x, times, schedule):
+    before = x
+    for (there, x0), t in zip(samplers.heun_path(denoise, x, times, schedule), times[:-1], strict=True):
+        yield there, (x0 + denoise(before, t)) / 2
+        before = there
+
+
+def path_beyond_the_list(denoise, x, times, schedule):
+    for k in range(len(times)):
+        x0 = denoise(x, times[k])
+        x = samplers.ddim_step(x, x0, schedule(times[k]), schedule(times[k + 1]))
+        yield x, x0
+
+
+def path_before_each_step(denoise, x, times, schedule):
+    for there, x0 in samplers.heun_path(denoise, x, times, schedule):
+        yield x, x0
+        x = there
+
+
 MISTAKES = [
+    (ch05.q1, "no root", one_go(alpha=lambda left: left), "take its root"),
+    (ch05.q1, "betas added", one_go(sigma=lambda left, beta: beta.cumsum(0).sqrt()), "shrinks"),
+    (ch05.q1, "variance", one_go(sigma=lambda left, beta: 1 - left), "its root"),
+    (ch05.q1, "one step late", one_go(left=one_late), "sqrt(1 - beta_1)"),
+    (ch05.q1, "shares", one_go(sigma=lambda left, beta: 1 - left.sqrt()), "should be"),
+    (ch05.q1, "the last step only", one_go(left=lambda beta: (1 - beta).prod()), "shape"),
+    (ch05.q1, "alpha only", lambda beta: (1 - beta).cumprod(0).sqrt(), "tuple (alpha, sigma)"),
+    (ch05.q1, "0 / 0", one_go(sigma=lambda left, beta: (left * (beta / left).cumsum(0)).sqrt()), "nothing of the"),
+    (ch05.q1, "over the input", one_go_over_the_input, "have changed"),
+
+    (ch05.q2, "large variance", back_with(std=lambda var, at, to: var.sqrt()), "sigma_s/sigma_t"),
+    (ch05.q2, "variance", back_with(std=lambda var, at, to: var * (to[1] / at[1]) ** 2), "the std is its root"),
+    (ch05.q2, "variance preserving", back_with(var=lambda a, at, to: 1 - a ** 2), "only where"),
+    (ch05.q2, "at and to swapped", lambda x, x0, at, to: ch05.step_back(x, x0, to, at), "where we go"),
+    (ch05.q2, "x_t dropped", back_with(seen=0.), "beside x0"),
+    (ch05.q2, "x and x0 swapped", lambda x, x0, at, to: ch05.step_back(x0, x, at, to), "swapped"),
+    (ch05.q2, "x0 as it is", lambda x, x0, at, to: (to[0] * x0, ch05.step_back(x, x0, at, to)[1]), "should be"),
+    (ch05.q2, "no noise", back_with(std=lambda var, at, to: 0.), "the std is 0"),
+    (ch05.q2, "mean only", lambda *a: ch05.step_back(*a)[0], "tuple (mean, std)"),
+    (ch05.q2, "nan at the data", back_by_inverse_variances, "divide by nothing"),
+
+    (ch05.q3, "not divided", apart_with(square=lambda a, s: 1), "need not be 1"),
+    (ch05.q3, "sign", apart_with(sign=-1), "sign"),
+    (ch05.q3, "swapped", apart_with(order=-1), "before eps"),
+    (ch05.q3, "along the width", apart_with(shape=(1, 1, 1, -1)), "along the width"),
+    (ch05.q3, "as it comes", apart_with(shape=(-1,)), "along the width"),
+    (ch05.q3, "one level for all", lambda x, v, a, s: ch05.picture_and_noise(x, v, a[:1], s[:1]), "level of its own"),
+    (ch05.q3, "by alpha", apart_by_alpha, "below a fraction"),
+
+    (ch05.q4, "picked", lambda a, kept: torch.stack([b[-1] for b in spans_of(a, kept)]), "old betas"),
+    (ch05.q4, "all since the picture", lambda a, kept: 1 - a[kept], "since step 0"),
+    (ch05.q4, "added", lambda a, kept: torch.stack([b.sum() for b in spans_of(a, kept)]), "multiplies"),
+    (ch05.q4, "first step forgotten", lambda a, kept: 1 - a[kept][1:] / a[kept][:-1], "one beta for each"),
+    (ch05.q4, "roots", lambda a, kept: 1 - (1 - ch05.fewer_steps(a, kept)).sqrt(), "without a root"),
+    (ch05.q4, "ratios", lambda a, kept: 1 - ch05.fewer_steps(a, kept), "should be"),
+    (ch05.q4, "at most 0.999", lambda a, kept: ch05.fewer_steps(a, kept).clamp(max=.999), "only T kept"),
+    (ch05.q4, "levels", lambda a, kept: a[[0, *kept]], "shape"),
+
+    (ch05.q5, "perfect", lambda w, a, s: (0., 0., 0.), "perfect"),
+    (ch05.q5, "blind", lambda w, a, s: (1., w ** 2, a ** 2 + s ** 2 * w ** 2), "own variance"),
+    (ch05.q5, "swapped", loss_with(parts=lambda eps, x0, v, _: (x0, eps, v)), "order"),
+    (ch05.q5, "width as a variance", loss_with(width=lambda w: w ** .5), "standard deviation"),
+    (ch05.q5, "squares added", loss_with(parts=lambda eps, x0, v, of: (
+        eps, x0, of[1] ** 2 * eps + of[2] ** 2 * x0)), "tied"),
+    (ch05.q5, "losses added", loss_with(parts=lambda eps, x0, v, of: (eps, x0, eps + x0)), "sum of the other two"),
+    (ch05.q5, "variance preserving", loss_with(parts=lambda eps, x0, v, of: (
+        eps, x0, of[0] ** 2 / (of[1] ** 2 * of[0] ** 2 + of[2] ** 2))), "need not be 1"),
+    (ch05.q5, "two of three", loss_with(parts=lambda eps, x0, v, of: (eps, x0)), "tuple (eps, x0, v)"),
+    (ch05.q5, "by sigma", loss_by_sigma, "ZeroDivisionError"),
+
+    (ch05.q6, "DDIM", samplers.sample_path, "beginning alone"),
+    (ch05.q6, "two guesses at one place", two_guesses_at_one_place, "order 0."),
+    (ch05.q6, "a third guess", path_with_a_third_guess, "at most two guesses"),
+    (ch05.q6, "divided by 0", heun_to_the_end, "mind what you divide by"),
+    (ch05.q6, "a list with the end", lambda *a: [*samplers.heun_path(*a)][-1:], "generator"),
+    (ch05.q6, "the end alone", lambda *a: iter([*samplers.heun_path(*a)][-1:]), "after each of 5 steps"),
+    (ch05.q6, "beyond the list", path_beyond_the_list, "stops with IndexError"),
+    (ch05.q6, "a step twice", lambda *a: (pair for pair in samplers.heun_path(*a) for _ in range(2)), "more came"),
+    (ch05.q6, "even times", lambda d, x, times, schedule: samplers.heun_path(
+        d, x, schedules.times(len(times) - 1), schedule), "times[k + 1]"),
+    (ch05.q6, "before the step", path_before_each_step, "after the step"),
+    (ch05.q6, "x0 first", lambda *a: (pair[::-1] for pair in samplers.heun_path(*a)), "then x0_hat"),
+    (ch05.q6, "x twice", lambda *a: ((x, x) for x, _ in samplers.heun_path(*a)), "no guess of the picture"),
+    (ch05.q6, "x only", lambda *a: (x for x, _ in samplers.heun_path(*a)), "pairs (x_s, x0_hat)"),
+    (ch05.q6, "dice", lambda *a: samplers.sample_path(
+        *a, step=lambda *b: samplers.ddim_step(*b, eta=1.)), "no dice"),
+    (ch05.q6, "written over", path_written_over, "written over"),
+
     (ch04.q1, "share forgotten", judge_with(share=lambda s: .5), "`share`"),
     (ch04.q1, "share turned round", judge_with(share=lambda s: 1 - s), "`share`"),
     (ch04.q1, "made for real", judge_with(sign=-1), "mean surprise"),

@@ -265,15 +265,65 @@ def test_a_recipe_writes_what_it_measured(tmp_path, monkeypatch, name, recipe):
     monkeypatch.setattr(diffusion, "FULL", replace(diffusion.FULL, net=replace(TINY, side=32), T=60))
     monkeypatch.setattr(diffusion, "SINGLE", replace(diffusion.SINGLE, net=TINY, T=60))
     monkeypatch.setattr(diffusion, "STEPS", 5)
-    recipe(tmp_path, steps=2, n=4)
+    recipe(tmp_path, steps=2, n=4, **({"more": 3} if name == "ddpm" else {}))
     told, model = weights.describe(tmp_path / f"{name}.safetensors"), weights.load(tmp_path / f"{name}.safetensors")
-    assert told["recipe"] == f"diffusion.{name.replace('-', '_')}" and told["steps"] == 2
+    assert told["recipe"] == f"diffusion.{name.replace('-', '_')}" and told["steps"] == (3 if name == "ddpm" else 2)
     found = told["quality"]
     if name == "ddpm":
+        assert told["first stage"]["steps"] == 2
         assert found["legal"].endswith("of 20") and set(found["legal in fewer steps"]) == {"5", "10", "20"}
     else:
         assert found["bound"]["KL"] > found["ODE"]["KL"] > 0 and found["n"] == 160
         assert diffusion.distance(model, 4)["bound"] == found["bound"]
+
+
+def test_the_second_stage_begins_where_the_first_ended(tmp_path, monkeypatch):
+    """A first stage of the same length is taken up, one of another length is made again."""
+    monkeypatch.setattr(diffusion, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(diffusion, "FULL", replace(diffusion.FULL, net=replace(TINY, side=32), T=60))
+    monkeypatch.setattr(diffusion, "painted", lambda model, n: {})
+    stages = []
+
+    def stage(model, name, **settings):
+        stages.append((name, settings["steps"], {key: p.clone() for key, p in model.named_parameters()}))
+        return was(model, name, **settings)
+    was = diffusion.stage
+    monkeypatch.setattr(diffusion, "stage", stage)
+    for steps, more in ((2, 1), (2, 3), (4, 1)):
+        (tmp_path / "runs" / "ddpm-2.safetensors").unlink(missing_ok=True)
+        (tmp_path / "runs" / "ddpm-1.safetensors").unlink(missing_ok=True)
+        diffusion.ddpm(tmp_path, steps=steps, more=more, n=1)
+    assert [stage[:2] for stage in stages] == [("ddpm-1", 2), ("ddpm-2", 1), ("ddpm-2", 3), ("ddpm-1", 4),
+                                               ("ddpm-2", 1)]
+    first = weights.load(tmp_path / "runs" / "first" / "ddpm.safetensors")
+    assert all(p.equal(stages[-1][2][name]) for name, p in first.named_parameters())
+
+
+def test_times_in_the_middle_are_those_of_the_table():
+    torch.manual_seed(0)
+    t = diffusion.middle(20_000, 50)
+    k = (t * 50).round()
+    torch.testing.assert_close(t, k / 50)
+    assert k.min() == 1 and k.max() == 50 and .35 < float(((t > .4) & (t < .7)).float().mean()) < .5
+    inside = torch.special.ndtr((torch.logit(torch.tensor([.4, .7])) - .3) / 1.2).diff()        # before rounding up
+    assert abs(float(((t > .4) & (t <= .7)).float().mean() - inside)) < .02
+
+
+def test_samplers_walk_from_the_same_noise(tmp_path, monkeypatch):
+    """A row for every sampler, number of calls and seed; each is the sampler of its name."""
+    monkeypatch.setattr(diffusion, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(diffusion, "FULL", replace(diffusion.FULL, net=replace(TINY, side=32), T=60))
+    monkeypatch.setattr(diffusion, "painted", lambda model, n: {})
+    diffusion.ddpm(tmp_path, steps=1, more=1, n=1)
+    diffusion.samplers(tmp_path, n=2, seeds=2, counts=(4,), long=(6,))
+    rows = json.loads((tmp_path / "samplers.json").read_text())["rows"]
+    assert [(r["sampler"], r["calls"], r["seed"]) for r in rows] == [
+        (name, 4, seed) for name in ("ddim", "ancestral", "heun", "dpmpp") for seed in (0, 1)] + [
+        ("ddim", 6, 0), ("ancestral", 6, 0)]
+    model = weights.load(tmp_path / "ddpm.safetensors")
+    x = diffusion.by("ddim", model, 2, seed=5, steps=4)
+    assert x.allclose(model.sample(2, seed=5, steps=4), atol=1e-5)
+    assert not x.allclose(diffusion.by("heun", model, 2, seed=5, steps=4))
 
 
 def test_the_shipped_sizes_fit_a_file():
@@ -285,6 +335,7 @@ def test_the_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(denoising, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(denoising, "ARMS", {name: denoising.ARMS[name] for name in ("v", "x_{t-1}, weights of eps")})
     monkeypatch.setattr(denoising, "few", lambda *_: 1 / 0)
+    monkeypatch.setattr(denoising, "truth", lambda *_: {"legal": 0})
     with pytest.raises(ZeroDivisionError):
         denoising.compared(tmp_path, seeds=1, steps=1, n=2)
     monkeypatch.setattr(denoising, "rows", lambda *_: 1 / 0)
@@ -292,9 +343,20 @@ def test_the_comparison_goes_on_where_it_stopped(tmp_path, monkeypatch):
     denoising.compared(tmp_path, seeds=1, steps=1, n=2)
     rows = json.loads((tmp_path / "diffusion.json").read_text())["rows"]
     assert [(row["model"], row.get("variant")) for row in rows] == [
-        ("v", None), ("v", "told 0.8 t"), ("v", "told 1 - t"), ("x_{t-1}, weights of eps", None), ("few steps", None),
-        ("few steps+GAN", None)]
+        ("exact", None), ("v", None), ("v", "told 0.8 t"), ("v", "told 1 - t"), ("x_{t-1}, weights of eps", None),
+        ("few steps", None), ("few steps+GAN", None)]
     assert all(row["bound"]["KL"] > 0 for row in rows if "bound" in row) and rows[-1]["scenes"] == 1
+
+
+def test_the_ceiling_of_the_bench_is_made_again():
+    """The best denoiser's row of the first seed, from nothing: no network, so it is the same on every machine."""
+    stored = next(row for row in json.loads((weights.TRAINED / "diffusion.json").read_text())["rows"]
+                  if row["model"] == "exact" and row["seed"] == 0)
+    found = denoising.truth(0, 40)
+    for steps in ("10 steps", "50 steps"):
+        assert found[steps]["legal"] == found[steps]["in the world"] == 40
+        assert stored[steps]["legal"] == stored[steps]["of"] == 300
+        assert found[steps]["away"] == pytest.approx(stored[steps]["away"], abs=.003)
 
 
 @pytest.mark.parametrize("name", ["eps, hybrid", "eps", "few steps+GAN"])

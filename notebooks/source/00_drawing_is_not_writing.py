@@ -1178,7 +1178,7 @@ expect("the network's probabilities of all 216 pictures, the largest sum", max(o
 expect("q(R) and the share among 200 drawn: largest difference",
        max(abs(s - d) for s, d in zip(shares, drawn_shares, strict=True)), 0, .14)
 
-# %% jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(8.24, 3))
 ax.barh(range(4), shares, height=.5, color=plot.COLOURS[0], label="q(R), summed over R")
 ax.plot(bounds, range(4), "|", ms=22, mew=3, color="black", label="its bound, two to the power of -K")
@@ -1190,7 +1190,7 @@ ax.invert_yaxis()
 fig.legend(loc="outside lower center", ncols=3, handlelength=1.5)
 plot.show(fig, alt="For four captions, a bar, a mark left of its end, and a dot near its end.")
 
-# %%
+# %% tags=["nbval-ignore-output"]
 made_now = small.paint(asked_of * 2, seed=3)
 reads = [read is not None and captions.matches(read, caption)
          for read, caption in zip(oracle.read(made_now), asked_of * 2, strict=True)]
@@ -1514,7 +1514,7 @@ plot.bars(bars | {"the least possible with 34 pixels": within_34, "the truth": n
           "to the logits, 13 for the small network, 12.7 the least with 34 pixels, about eight for "
           "pixel GPT, 7.75 the truth.")
 
-# %%
+# %% tags=["nbval-ignore-output"]
 noise = torch.randn(4, 256, generator=data.rng("linear pictures"))
 clouds = autoregressive.linear_draw(a, std, noise).reshape(4, 1, 16, 16).expand(-1, 3, -1, -1)
 plot.grid(torch.cat([clouds.clamp(-1, 1), small.paint(["something"] * 4, seed=8)]), columns=4,

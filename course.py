@@ -6,6 +6,7 @@
 
 and some more:
 
+    python3 course.py edit | film | interpolate …  more of what the model can do (each with --help)
     python3 course.py reset 05              a fresh copy of chapter 5; yours is kept beside it under a numbered name
     python3 course.py test [--fast] [05]    run the tests and every notebook, cell by cell (--fast: a quick look)
     python3 course.py build [05]            rebuild notebooks/ with outputs from notebooks/source/
@@ -19,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 if sys.version_info < (3, 11):  # noqa: UP036 (an older Python still reads this file as far as here)
@@ -162,11 +164,12 @@ def test(*words) -> int:
     return style or tests
 
 
-def paint(*words) -> int:
+def paint(*words, verb: str = "paint") -> int:
     if not words:
-        sys.exit('Say what to paint, for example: python3 course.py paint "a small red circle left of a blue star".')
+        example = "--help" if verb != "paint" else '"a small red circle left of a blue star"'
+        sys.exit(f"Say what to {verb}, for example: python3 course.py {verb} {example}.")
     setup()
-    return run(PYTHON, "-m", "minidiff", "paint", *words)
+    return run(PYTHON, "-m", "minidiff", verb, *words)
 
 
 def build(*names) -> int:
@@ -177,6 +180,7 @@ def build(*names) -> int:
 
 def main(words: list[str]) -> int:
     verbs = {"lab": lab, "reset": reset, "test": test, "paint": paint, "build": build, "setup": setup}
+    verbs |= {verb: partial(paint, verb=verb) for verb in ("edit", "film", "interpolate")}
     if not words or words[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0 if words else 2

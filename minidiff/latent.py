@@ -1,5 +1,6 @@
 """Latent diffusion: an auto-encoder that makes pictures small, and the text-to-image model that paints in its code."""
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,8 +14,8 @@ from minidiff.captions import encode
 from minidiff.data import Pairs, noise
 from minidiff.denoiser import Denoiser
 from minidiff.guidance import cfg_doubled
-from minidiff.samplers import Denoise, dpmpp_path, last
-from minidiff.schedules import times, trigonometric
+from minidiff.samplers import Denoise, Path, dpmpp_path, heun_path, last
+from minidiff.schedules import add_noise, like, times, trigonometric
 from minidiff.text import TextEncoder
 from minidiff.unet import UNet, UNetConfig
 
@@ -117,34 +118,128 @@ class TextToImage(nn.Module):
             text = self.text_encoder(drop(pairs.captions, encode([""]), p))
         return {"loss": self.denoiser.loss(z0, draw(len(z0)), text)}
 
-    def denoise(self, captions: list[str], negative: str, scale: float) -> Denoise:
+    @property
+    def side(self) -> int:
+        """Of the pictures: that of their codes, doubled by each level of the auto-encoder."""
+        return self.config.unet.side * 2 ** len(self.autoencoder.config.encoder)
+
+    def shape(self, n: int) -> tuple[int, int, int, int]:
+        """Of n codes."""
+        return n, self.config.unet.channels, self.config.unet.side, self.config.unet.side
+
+    def denoise(self, captions: Sequence[str], negative: str, scale: float) -> Denoise:
         """The guided denoiser of these captions: (z, t) -> z0_hat."""
+        if isinstance(captions, str) or not captions:
+            raise TypeError("captions come as a list of at least one; put a single one into brackets")
         if scale == 1:
             return partial(self.denoiser, cond=self.text_encoder(encode(captions)))
-        both = self.text_encoder(encode(captions + [negative] * len(captions)))
+        both = self.text_encoder(encode([*captions, *[negative] * len(captions)]))
         return cfg_doubled(partial(self.denoiser, cond=both), scale)
+
+    def code(self, pictures: Tensor, captions: Sequence[str]) -> Float[Tensor, "b c i j"]:
+        """z0 = encode(pictures), once they are known to be of this model's kind, with a caption each."""
+        if pictures.ndim != 4 or pictures.shape[1:] != (3, self.side, self.side):
+            raise ValueError(f"pictures are [b, 3, {self.side}, {self.side}], not {list(pictures.shape)}")
+        if len(pictures) != len(captions):
+            raise ValueError(f"every picture needs a caption of its own ('' for any picture), but there are "
+                             f"{len(pictures)} pictures and {len(captions)} captions")
+        low, high = pictures.min(), pictures.max()
+        if not (pictures.is_floating_point() and low >= -1.001 and high <= 1.001):
+            advice = "; levels 0..255 become x / 127.5 - 1" if high > 1.5 else ""
+            raise ValueError(f"pictures are floats from -1 to 1, not {pictures.dtype} from {low:g} to {high:g}{advice}")
+        return self.autoencoder.encode(pictures.float())
+
+    def finish(self, path: Path) -> Float[Tensor, "b 3 h w"]:
+        """The pictures at the end of a path, in [-1, 1]."""
+        return self.autoencoder.decode(last(path)).clamp(-1, 1)
 
     @torch.no_grad()
     def path(self, captions: list[str], *, scale: float = 3., steps: int = 25, seed: int = 0, first: int = 0,
-             negative: str = "") -> Iterator[tuple[Tensor, Tensor]]:
-        """(z_t, z0_hat) after each step from noise to a code; `autoencoder.decode` shows either of them."""
-        if isinstance(captions, str) or not captions:
-            raise TypeError("captions come as a list of at least one; put a single one into brackets")
-        unet = self.config.unet
-        z = noise((len(captions), unet.channels, unet.side, unet.side), seed, first=first)
-        yield from dpmpp_path(self.denoise(list(captions), negative, scale), z, times(steps), self.schedule)
+             negative: str = "", start: Float[Tensor, "b c i j"] | None = None) -> Path:
+        """(z_t, z0_hat) after each step from noise to a code; `autoencoder.decode` shows either of them.
+
+        start: the noise to begin with, such as that of `invert`, in place of the seed's.
+        """
+        guess, shape = self.denoise(captions, negative, scale), self.shape(len(captions))
+        z = noise(shape, seed, first=first) if start is None else start
+        if z.shape != shape:
+            raise ValueError(f"start is noise for each caption, {list(shape)}, not {list(z.shape)}")
+        yield from dpmpp_path(guess, z, times(steps), self.schedule)
 
     @torch.no_grad()
     def paint(self, captions: list[str], *, scale: float = 3., steps: int = 25, seed: int = 0, first: int = 0,
-              negative: str = "") -> Float[Tensor, "b 3 h w"]:
+              negative: str = "", start: Float[Tensor, "b c i j"] | None = None) -> Float[Tensor, "b 3 h w"]:
         """Pictures of the captions in [-1, 1]; the i-th depends on its caption, the seed and first + i alone.
 
         scale: how far to go from the guess without a caption towards the one with it (1: no guidance, and `negative`
-        has no effect); negative: a caption to keep away from. Unknown words raise `captions.UnknownWord`, the empty
-        caption paints anything.
+        has no effect); negative: a caption to keep away from; start: noise in place of the seed's. Unknown words raise
+        `captions.UnknownWord`, the empty caption paints anything.
         """
-        path = self.path(captions, scale=scale, steps=steps, seed=seed, first=first, negative=negative)
-        return self.autoencoder.decode(last(path)).clamp(-1, 1)
+        return self.finish(self.path(captions, scale=scale, steps=steps, seed=seed, first=first, negative=negative,
+                                     start=start))
+
+    @torch.no_grad()
+    def edit(self, pictures: Float[Tensor, "b 3 h w"], captions: list[str], strength: float, *, scale: float = 3.,
+             steps: int = 25, seed: int = 0, first: int = 0, negative: str = "") -> Float[Tensor, "b 3 h w"]:
+        """z_t = alpha_t encode(picture) + sigma_t eps at t = strength, and from there to 0 as in `paint`.
+
+        strength: 0 gives the picture back, as well as the auto-encoder can; 1 is `paint`, and forgets it. Between them
+        the coarse stays and the fine is painted anew, in about strength * steps steps.
+        Source: Meng et al. 2021 (arXiv 2108.01073), algorithm 1.
+        """
+        guess, z0 = self.denoise(captions, negative, scale), self.code(pictures, captions)
+        if not 0 <= strength <= 1:
+            raise ValueError(f"the strength goes from 0 (keep the picture) to 1 (paint afresh), and is not {strength}")
+        if strength == 0:
+            return self.autoencoder.decode(z0).clamp(-1, 1)
+        t = strength * times(max(min(2, steps), round(strength * steps)))
+        z = add_noise(self.schedule, z0, t[0], noise(tuple(z0.shape), seed, first=first))
+        return self.finish(dpmpp_path(guess, z, t, self.schedule))
+
+    @torch.no_grad()
+    def invert(self, pictures: Float[Tensor, "b 3 h w"], captions: list[str], *,
+               steps: int = 50) -> Float[Tensor, "b c i j"]:
+        """z_1, from which `paint(captions, scale=1., start=z_1)` comes back: the list of times backwards, unguided.
+
+        At t = 0 no direction of noise shows, so the picture is taken for one at t = 0.01.
+        Source: Song, Meng & Ermon 2020 (arXiv 2010.02502), section 5.4, by Heun's steps in place of theirs.
+        """
+        guess, z0 = self.denoise(captions, "", 1.), self.code(pictures, captions)
+        return last(heun_path(guess, z0, times(steps).flip(0).clamp(min=.01), self.schedule))
+
+    @torch.no_grad()
+    def interpolate(self, a: str, b: str, n: int, *, scale: float = 3., steps: int = 25, seed: int = 0,
+                    negative: str = "") -> Float[Tensor, "n 3 h w"]:
+        """n pictures from caption a to caption b: z0_hat = (1 - u) z0_hat_a + u z0_hat_b, with u = 0, ..., 1.
+
+        Each starts on the great circle from noise(seed) to noise(seed + 1): the ends are those that `paint` gives.
+        Source: Song, Meng & Ermon 2020 (arXiv 2010.02502), section 5.3; captions are mixed as `cfg` mixes them.
+        """
+        if n < 2:
+            raise ValueError(f"from one caption to another there are at least 2 pictures, not {n}")
+        guess_a, guess_b = (self.denoise([caption] * n, negative, scale) for caption in (a, b))
+        x, y = (noise(self.shape(1), seed + k).expand(self.shape(n)) for k in (0, 1))
+        u = torch.linspace(0, 1, n)
+
+        def between(z: Float[Tensor, "n *d"], t: Float[Tensor, "..."]) -> Float[Tensor, "n *d"]:
+            return torch.lerp(guess_a(z, t), guess_b(z, t), like(u, z))
+
+        return self.finish(dpmpp_path(between, slerp(x, y, u), times(steps), self.schedule))
+
+
+def slerp(x: Float[Tensor, "b *d"], y: Float[Tensor, "b *d"], u: Float[Tensor, "..."]) -> Float[Tensor, "b *d"]:
+    """(sin((1 - u) theta) x + sin(u theta) y) / sin(theta), theta the angle between x and y; u is [] or [b].
+
+    On the great circle normal noise keeps its length, on the straight line it would not. (sin(u theta) is written
+    u theta sinc(u theta), which also holds at theta = 0.)
+    Source: Shoemake 1985 (Animating rotation with quaternion curves, SIGGRAPH), section 3.3.
+    """
+    e, f = (F.normalize(end.double().flatten(1), dim=1) for end in (x, y))
+    turn = 2 / math.pi * torch.atan2((e - f).norm(dim=1), (e + f).norm(dim=1))              # theta / pi
+    if (turn > 1 - 1e-6).any():
+        raise ValueError("between opposite points there are many great circles: change one end a little")
+    to_x, to_y = (like(v * torch.sinc(v * turn) / torch.sinc(turn), x) for v in (1 - u, u))
+    return to_x * x + to_y * y
 
 
 def drop(cond: Int[Tensor, "b l"], null: Int[Tensor, "1 l"], p: float) -> Int[Tensor, "b l"]:

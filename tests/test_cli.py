@@ -4,12 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from minidiff import captions, oracle, weights
-from minidiff.__main__ import main
+from minidiff.__main__ import main, read
 from minidiff.data import rng
 from minidiff.scenes import full
 
@@ -32,11 +33,76 @@ def test_film(tmp_path):
         assert film.n_frames >= 3
 
 
+    assert main(["film", SENTENCE, "--steps", "4", "-o", str(tmp_path / "f.gif")]) == 0
+    assert (tmp_path / "f.gif").read_bytes() == (tmp_path / "p.gif").read_bytes()
+
+
+def test_an_edited_painting(tmp_path, capsys):
+    """What `paint -n 1` writes is enlarged four times, and read back as it was: at no strength it stays the picture."""
+    painted, edited = str(tmp_path / "p.png"), str(tmp_path / "e.png")
+    assert main(["paint", SENTENCE, "-n", "1", "--steps", "5", "-o", painted]) == 0
+    assert main(["edit", painted, "a star", "--strength", "0", "-n", "2", "-o", edited]) == 0
+    assert "2 pictures of 'a star' out of" in capsys.readouterr().out
+    with Image.open(painted) as before, Image.open(edited) as after:
+        assert after.size == (2 * 32 * 4 + 8, 128)
+        off = np.asarray(before, float) - np.asarray(after.crop((0, 0, 128, 128)), float)
+    assert 10 * np.log10(255 ** 2 / np.square(off).mean()) > 30
+
+
+def test_an_edit_keeps_the_place_and_follows_the_caption(tmp_path):
+    """The README's own: a star, of which nobody says where, stands where the circle was."""
+    model = weights.load("text-to-image")
+    circle = model.paint(["a large red circle at the left on navy"]).expand(4, -1, -1, -1)
+    assert oracle.prompt_accuracy(model.edit(circle, ["a large green star on navy"] * 4, .7),
+                                  ["a large green star at the left on navy"] * 4)["right"].value == 1
+
+
+def test_a_picture_is_read_by_averaging_boxes_on_white(tmp_path):
+    levels = torch.randint(256, (96, 96, 4), generator=rng("levels"), dtype=torch.uint8)
+    levels[..., 3] = 255
+    levels[:3, :3, 3] = 0                                           # one box is transparent
+    Image.fromarray(levels.numpy()).save(tmp_path / "p.png")
+    means = levels[..., :3].float().reshape(32, 3, 32, 3, 3).mean((1, 3))
+    means[0, 0] = 255
+    got = (read(str(tmp_path / "p.png"), 32)[0].permute(1, 2, 0) + 1) * 127.5
+    assert (got - means).abs().max() <= .6                                # rounded to whole levels
+
+
+def test_pictures_that_cannot_be_edited_are_named(tmp_path, capsys):
+    """Each by a sentence with its name, and nothing is written."""
+    Image.new("RGB", (128, 64)).save(tmp_path / "wide.png")
+    Image.new("RGB", (100, 100)).save(tmp_path / "odd.png")
+    Image.new("I;16", (32, 32)).save(tmp_path / "deep.png")
+    Image.effect_noise((32, 32), 50).save(tmp_path / "whole.png")
+    (tmp_path / "damaged.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
+    (tmp_path / "text.png").write_text("no picture")
+    said = {"wide.png": "128 x 64 pixels, but pictures are 32 x 32 or a whole multiple", "odd.png": "100 x 100 pixels",
+            "deep.png": "more than 8 bits", "damaged.png": "cannot be read as a picture",
+            "text.png": "cannot be read as a picture", "none.png": "there is no file"}
+    for name, why in said.items():
+        assert main(["edit", str(tmp_path / name), "a star", "-o", str(tmp_path / "out.png")]) == 2
+        error = capsys.readouterr().err
+        assert why in error and name in error and "Traceback" not in error
+    for options, why in ((["a star", "--strength", "2"], "from 0"), (["a stra"], "star")):
+        assert main(["edit", str(tmp_path / "whole.png"), *options, "-o", str(tmp_path / "out.png")]) == 2
+        assert why in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_interpolate(tmp_path, capsys):
+    line = ["interpolate", "a red circle", "a blue star", "--steps", "3", "-o", str(tmp_path / "b.png")]
+    assert main([*line, "-n", "3"]) == 0 and "from 'a red circle' to 'a blue star'" in capsys.readouterr().out
+    with Image.open(tmp_path / "b.png") as row:
+        assert row.size == ((3 * 34 - 2) * 4, 128)
+    assert main([*line, "-n", "1"]) == 2 and "at least 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("sentence, near", [("a crimson circle", "red"), ("a red cirle", "circle"), ("a dog", "red")])
 def test_an_unknown_word_is_named_and_nothing_is_written(tmp_path, capsys, sentence, near):
-    assert main(["paint", sentence, "-o", str(tmp_path / "p.png")]) == 2
-    said = capsys.readouterr().err
-    assert next(w for w in sentence.split() if w in ("crimson", "cirle", "dog")) in said and near in said
+    for verb in (["paint"], ["film"], ["edit", "any.png"], ["interpolate", "a ring"]):
+        assert main([*verb, sentence, "-o", str(tmp_path / "p.png")]) == 2
+        said = capsys.readouterr().err
+        assert next(w for w in sentence.split() if w in ("crimson", "cirle", "dog")) in said and near in said
     assert not list(tmp_path.iterdir())
 
 

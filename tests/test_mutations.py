@@ -5,6 +5,12 @@ from mutations import survives
 
 # (module, the test that must fail): [(original text, mutated text), ...]
 MUTATIONS = {
+    ("latent", "test_latent::test_slerp_turns_evenly_and_keeps_the_length"): [
+        ("for v in (1 - u, u))", "for v in (u, 1 - u))"),
+        ("2 / math.pi * torch.atan2", "1 / math.pi * torch.atan2"),
+        ("(v * torch.sinc(v * turn)", "(v * torch.sinc(turn)"),
+        ("(turn > 1 - 1e-6).any()", "(turn > 1).any()"),
+    ],
     ("likelihood", "test_likelihood::test_the_terms_add_up_to_the_bound_by_its_definition"): [
         ("for c in (added * (to[1] / at[1]) ** 2, var)", "for c in (added, var)"),
         ("like(to[0] * added / at[1] ** 2, x0)", "like(added / at[1] ** 2, x0)"),

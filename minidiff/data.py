@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from minidiff import captions
@@ -31,14 +31,14 @@ def noise(shape: tuple[int, ...], seed: int, *, first: int = 0) -> Float[Tensor,
     return torch.stack([torch.randn(shape[1:], generator=rng("start", seed, first + i)) for i in range(shape[0])])
 
 
-def batches(array: Float[Tensor, "n *d"], batch: int, seed: int = 0) -> Callable[[int], Float[Tensor, "b *d"]]:
+def batches(array: Shaped[Tensor, "n *d"], batch: int, seed: int = 0) -> Callable[[int], Shaped[Tensor, "b *d"]]:
     """Rows of an array: step -> batch. Every epoch has an order of its own and leaves out the rest of n / batch."""
     array = torch.as_tensor(array)
     if not 0 < batch <= len(array):
         raise ValueError(f"a batch of {batch} cannot be drawn from {len(array)} rows; it must be 1 to {len(array)}")
     whole = len(array) // batch
 
-    def at(step: int) -> Float[Tensor, "b *d"]:
+    def at(step: int) -> Shaped[Tensor, "b *d"]:
         order = torch.randperm(len(array), generator=rng("epoch", seed, step // whole))
         return array[order[step % whole * batch:(step % whole + 1) * batch]]
     return at

@@ -24,9 +24,9 @@ def there(batches: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
     return lambda step: batches(step).to(device())
 
 
-def fast_precision() -> torch.dtype | None:
-    """bfloat16 where the processor has instructions for it, None (float32) elsewhere and on a graphics card."""
-    if device() != "cpu":
+def fast_precision(on: str = "cpu") -> torch.dtype | None:
+    """bfloat16 where the processor has instructions for it, None (float32) elsewhere; on: "cuda" never asks for it."""
+    if on != "cpu":
         return None
     asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")         # not in every version of PyTorch
     return torch.bfloat16 if any(getattr(torch.cpu, ask, lambda: False)() for ask in asks) else None
@@ -38,9 +38,9 @@ def made(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         return build().to(memory_format=torch.channels_last)
 
 
-def machine(dtype: torch.dtype | None = None) -> str:
+def machine(dtype: torch.dtype | None = None, on: str = "cpu") -> str:
     """What the recipe ran on, in words; dtype, if it did not compute in the fast precision."""
-    if device() != "cpu":
+    if on != "cpu":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, float32 with TF32 in convolutions"
     precision = str(dtype or fast_precision() or torch.float32).removeprefix("torch.")
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, torch {torch.__version__}, {precision}"

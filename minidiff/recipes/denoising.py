@@ -88,7 +88,7 @@ def trained(arm: Arm, seed: int, steps: int) -> Denoiser:
     """The averaged denoiser after so many steps of 32 pictures."""
     model = made(lambda: arm.kind(arm.net(), arm.schedule, arm.target), seed).to(device())
     return ended(Training(model, partial(arm.loss, model), there(singles(32, seed, STD)), steps=steps, lr=2e-3,
-                          warmup=100, ema=.99, seed=seed, autocast=fast_precision() if arm.fast else None))
+                          warmup=100, ema=.99, seed=seed, autocast=fast_precision(device()) if arm.fast else None))
 
 
 def ended(run: Training) -> nn.Module:
@@ -203,7 +203,7 @@ def few(adversary: bool, seed: int, steps: int, n: int) -> dict:
                    steps=max(steps // 2, 1), seed=seed)
     else:
         run = Training(g, partial(d.in_few_steps, g), there(singles(32, seed)), steps=steps, lr=2e-3, warmup=100,
-                       ema=.998, seed=seed, autocast=fast_precision())
+                       ema=.998, seed=seed, autocast=fast_precision(device()))
     model = ended(run)
     minutes = round((time.process_time() - began) / 60, 2)
     with seeded("few", seed), torch.no_grad():
@@ -234,7 +234,7 @@ def compared(folder: Path = weights.TRAINED, seeds: int = 3, steps: int = STEPS,
                 print(*done[f"{name} {seed}"], sep="\n", flush=True)
                 RUNS.mkdir(exist_ok=True)
                 write(kept, json.dumps(done).encode())
-    about = {"recipe": "denoising.compared", "machine": machine(), "date": str(date.today()),
+    about = {"recipe": "denoising.compared", "machine": machine(on=device()), "date": str(date.today()),
              "rows": [row for found in done.values() for row in found]}
     write(folder / "diffusion.json", json.dumps(about, indent=1).encode())
 

@@ -35,16 +35,21 @@ STEPS = 200                # of the ODE; with the exact denoiser of `single` the
 
 # --- what a diffusion model is worth ----------------------------------------------------------------------------------
 
-def drawn(model: DDPM, n: int, seed: int, steps: int = 50) -> Float[Tensor, "n 3 h w"]:
-    """n pictures by DDIM in so many steps, in pieces."""
-    return torch.cat([model.sample(min(100, n - i), seed=seed, first=i, steps=steps).cpu() for i in range(0, n, 100)])
+def drawn(model: DDPM, n: int, seed: int, *, steps: int = 50, eta: float = 0.) -> Float[Tensor, "n 3 h w"]:
+    """n pictures by DDIM in so many steps, in pieces; eta = 1 draws fresh noise at each step, as DDPM does."""
+    def piece(i: int) -> Tensor:
+        step = partial(ddim_step, eta=eta, randn_like=noise_like(seed, first=i))
+        return model.sample(min(100, n - i), seed=seed, first=i, steps=steps, step=step).cpu()
+    return torch.cat([piece(i) for i in range(0, n, 100)])
 
 
 def painted(model: DDPM, n: int = 400, seeds: int = 5, few: Sequence[int] = (5, 10, 20)) -> dict:
     """Its samples in 50 steps, judged; the share of legal ones with fewer steps, from a quarter as many."""
     model = model.to(device())
-    fewer = {k: legible(drawn(model, max(n // 4, 1), 0, k)) for k in few}
+    fewer = {k: legible(drawn(model, max(n // 4, 1), 0, steps=k)) for k in few}
+    fresh = judged(partial(drawn, model, eta=1.), n, seeds)
     return {"n": n, "seeds": seeds, "steps": 50} | judged(partial(drawn, model), n, seeds) | {
+        "with fresh noise (eta = 1)": {name: fresh[name] for name in ("legal", "spread")},
         "legal in fewer steps": {k: str(Rate(sum(s is not None for s in found), len(found)))
                                  for k, found in fewer.items()}}
 
@@ -82,7 +87,7 @@ def finished(run: Training, path: Path, before: dict | None = None) -> Path:
     for _ in followed(run, path.stem):
         pass
     about = {"recipe": f"diffusion.{path.stem.replace('-', '_')}", "seed": run.seed, "steps": run.steps,
-             "machine": machine(), "minutes": round(run.logs[-1].seconds / 60, 1)}
+             "machine": machine(on=device()), "minutes": round(run.logs[-1].seconds / 60, 1)}
     if before:
         about["first stage"] = {key: before[key] for key in ("steps", "machine", "minutes")}
     weights.save(path, run.averaged.cpu(), dtype=torch.float16, about=about)
@@ -99,7 +104,7 @@ def stage(model: DDPM, name: str, *, steps: int, lr: float, ema: float, seed: in
     def loss(x0: Tensor) -> dict[str, Tensor]:
         return {"loss": model.denoiser.loss(x0, middle(len(x0), model.config.T))}
     return Training(model, loss, there(pictures(32, seed)), steps=steps, lr=lr, warmup=500, ema=ema, seed=seed,
-                    autocast=fast_precision(), checkpoint=RUNS / f"{name}.safetensors")
+                    autocast=fast_precision(device()), checkpoint=RUNS / f"{name}.safetensors")
 
 
 def ddpm(folder: Path = weights.TRAINED, steps: int = 14_000, more: int = 8_000, n: int = 400) -> None:
@@ -120,7 +125,7 @@ def ddpm_single(folder: Path = weights.TRAINED, steps: int = 12_000, n: int = 50
     """ddpm-single: 16x16 pictures of world `single` with noise; n fresh samples measure the file."""
     model = made(lambda: DDPM(SINGLE)).to(device())
     run = Training(model, model.loss, there(of_single(64)), steps=steps, lr=2e-3, warmup=500, ema=.9995,
-                   autocast=fast_precision(), checkpoint=RUNS / "ddpm-single.safetensors")
+                   autocast=fast_precision(device()), checkpoint=RUNS / "ddpm-single.safetensors")
     path = finished(run, folder / "ddpm-single.safetensors")
     measured(path, lambda model: distance(model, n) | covered(drawn(model, 40 * n, 0)))
 
@@ -154,7 +159,7 @@ def samplers(folder: Path = weights.TRAINED, *, n: int = 100, seeds: int = 2,
         rows.append({"sampler": name, "calls": calls, "seed": seed, "of": many,
                      "legal": sum(scene is not None for scene in found)})
         print(rows[-1], flush=True)
-    about = {"recipe": "diffusion.samplers", "machine": machine(), "date": str(date.today()), "rows": rows}
+    about = {"recipe": "diffusion.samplers", "machine": machine(on=device()), "date": str(date.today()), "rows": rows}
     write(folder / "samplers.json", json.dumps(about, indent=1).encode())
 
 

@@ -96,9 +96,10 @@ def duel(loss: dict[str, Loss], players: tuple[nn.Module, nn.Module], batches: C
          lr: float = 2e-3, d_steps: int = 1, seed: int = 0, name: str | None = None,
          fast: bool = True) -> Duel:
     """A duel of (G, D) as all here are: Adam without a first moment, rates that fall at the end, G averaged."""
+    on = next(players[0].parameters()).device.type
     return Duel(nn.ModuleDict({"d": players[1], "g": players[0]}), loss, batches, steps=steps, lr=lr, lr_d=lr,
                 d_steps=d_steps, betas=(0., .99), warmup=0, lr_schedule=falling, ema=.998, seed=seed,
-                grad_clip=float("inf"), autocast=fast_precision() if fast else None,
+                grad_clip=float("inf"), autocast=fast_precision(on) if fast else None,
                 checkpoint=name and RUNS / f"{name}.safetensors")
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from test_structure import code_lines, hidden_names, too_early, too_long, too_many_arguments, undocumented
+from torch.nn import functional as F
 from torch.nn.functional import logsigmoid
 
-from minidiff import autoregressive, captions, data, oracle, plot, samplers, scenes, schedules, weights
+from minidiff import autoregressive, captions, data, guidance, oracle, plot, samplers, scenes, schedules, weights
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 sys.path.insert(0, str(NOTEBOOKS))                                       # as it is where notebooks run
@@ -28,6 +29,7 @@ from exercises import (  # noqa: E402
     ch03,
     ch04,
     ch05,
+    ch06,
     differs,
     luck,
     misshapen,
@@ -512,6 +514,57 @@ def test_another_road_of_chapter_5_is_right_as_well(exercise, answer):
     assert exercise.judge(answer).right, exercise.judge(answer).says
 
 
+def multiplications_matrix_by_matrix(side, c):
+    """Every matrix product is rows x middle x columns."""
+    n = side * side
+    return sum(rows * middle * columns for rows, middle, columns in (
+        (n, 9 * c, c), *[(n, c, c)] * 4, (n, c, n), (n, n, c)))
+
+
+def standardised_channel_by_channel(codes):
+    mean = torch.stack([channel.mean() for channel in codes.unbind(1)])[None, :, None, None]
+    std = torch.stack([channel.var(correction=0).sqrt() for channel in codes.unbind(1)])[None, :, None, None]
+    return [codes.sub(mean).div(std), mean, std]
+
+
+def clip_loss_by_cross_entropy(u, w, tau):
+    table, right = tau * F.normalize(w) @ F.normalize(u).T, torch.arange(len(u))
+    return (F.cross_entropy(table, right) + F.cross_entropy(table.T, right)) / 2
+
+
+def attention_by_pytorch(q, k, v, mask):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
+
+
+def attention_by_a_large_penalty(q, k, v, mask):
+    scores = torch.einsum("bpd,bwd->bpw", q / q.shape[2] ** .5, k) - 1e9 * (~mask)[:, None]
+    a = (scores - scores.amax(2, keepdim=True)).exp()
+    return torch.einsum("bpw,bwd->bpd", a / a.sum(2, keepdim=True), v)
+
+
+def start_by_the_library(z0, strength, steps, noise):
+    """At least two steps, as in latent.TextToImage.edit."""
+    times = strength * schedules.times(max(min(2, steps), round(strength * steps)))
+    return schedules.add_noise(schedules.trigonometric, z0, times[0], noise), times
+
+
+def compose_by_weights(a, b, none, scale):
+    return lambda z, t: scale * (a(z, t) + b(z, t)) + (1 - 2 * scale) * none(z, t)
+
+
+def compose_by_guidance(a, b, none, scale):
+    one, other = (guidance.cfg(guess, none, scale) for guess in (a, b))
+    return lambda z, t: one(z, t) + other(z, t) - none(z, t)
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [
+    (ch06.q1, multiplications_matrix_by_matrix), (ch06.q2, standardised_channel_by_channel),
+    (ch06.q3, clip_loss_by_cross_entropy), (ch06.q4, attention_by_pytorch), (ch06.q4, attention_by_a_large_penalty),
+    (ch06.q5, start_by_the_library), (ch06.q6, compose_by_weights), (ch06.q6, compose_by_guidance)])
+def test_another_road_of_chapter_6_is_right_as_well(exercise, answer):
+    assert exercise.judge(answer).right, exercise.judge(answer).says
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_honest_dice_are_never_refused(seed):
     """The check of random draws must not depend on luck: other dice, same verdict."""
@@ -957,7 +1010,182 @@ def path_before_each_step(denoise, x, times, schedule):
         x = there
 
 
+# --- chapter 6: the usual mistakes ------------------------------------------------------------------------------------
+
+def costs_with(kernel=9, matrices=4, meets=2, channels=lambda c: c ** 2, of=lambda n: (n, n ** 2)):
+    """The solution with one thing changed; of: how often the layers work at a place, and pairs meet."""
+    def multiplications(side, c):
+        each, pairs = of(side ** 2)
+        return (kernel * channels(c) + matrices * c ** 2) * each + meets * c * pairs
+    return multiplications
+
+
+def codes_with(over=(0, 2, 3), width=lambda v, over: v.std(over, keepdim=True), mean=lambda v, over: v.mean(
+        over, keepdim=True), gives=lambda z, mean, std: (z, mean, std)):
+    """The solution with one thing changed."""
+    def standardised(codes):
+        m, s = mean(codes, over), width(codes, over)
+        return gives((codes - m) / s, m, s)
+    return standardised
+
+
+def codes_by_squares(codes):
+    mean = codes.mean((0, 2, 3), keepdim=True)
+    std = ((codes ** 2).mean((0, 2, 3), keepdim=True) - mean ** 2).clamp(min=1e-3).sqrt()
+    return (codes - mean) / std, mean, std
+
+
+def codes_written_over(codes):
+    z, mean, std = ch06.standardised(codes)
+    return codes.copy_(z), mean, std
+
+
+def quiz_with(unit=F.normalize, table=lambda u, w, tau: tau * u @ w.T, mean=lambda rows, columns: (rows + columns) / 2):
+    """The solution with one thing changed; rows and columns are the two cross-entropies."""
+    def clip_loss(u, w, tau):
+        scores, right = table(unit(u), unit(w), tau), torch.arange(len(u))
+        return mean(F.cross_entropy(scores, right), F.cross_entropy(scores.T, right))
+    return clip_loss
+
+
+def quiz_by_exponentials(u, w, tau):
+    e = (tau * F.normalize(u) @ F.normalize(w).T).exp()
+    return -((e.diagonal() / e.sum(1)).log() + (e.diagonal() / e.sum(0)).log()).mean() / 2
+
+
+def quiz_without_the_right_one(u, w, tau):
+    scores = tau * F.normalize(u) @ F.normalize(w).T
+    others = scores.masked_fill(torch.eye(len(u), dtype=torch.bool), -torch.inf)
+    return ((others.logsumexp(0) + others.logsumexp(1)) / 2 - scores.diagonal()).mean()
+
+
+def hears_with(root=lambda q, k, v: q.shape[-1] ** .5, weights=lambda scores, real: scores.masked_fill(
+        ~real, -torch.inf).softmax(-1)):
+    """The solution with one thing changed; real is the mask, [b, 1, words]."""
+    def cross_attention(q, k, v, mask):
+        return weights(q @ k.transpose(1, 2) / root(q, k, v), mask[:, None]) @ v
+    return cross_attention
+
+
+def hears_by_exponentials(scores, real):
+    a = scores.exp() * real
+    return a / a.sum(-1, keepdim=True)
+
+
+def edit_with(alpha=lambda t: np.cos(np.pi / 2 * t), sigma=lambda t: np.sin(np.pi / 2 * t),
+              times=lambda t, n, steps: torch.linspace(t, 0, n + 1), least=1, gives=lambda z_t, times: (z_t, times)):
+    """The solution with one thing changed; n is the share of the steps."""
+    def start_of_edit(z0, strength, steps, noise):
+        n = max(least, round(strength * steps))
+        return gives(alpha(strength) * z0 + sigma(strength) * noise, times(strength, n, steps).double())
+    return start_of_edit
+
+
+def composes(mix):
+    """A denoiser by what it makes of three guesses and the scale."""
+    def compose(a, b, none, scale):
+        return lambda z, t: mix(a(z, t), b(z, t), none(z, t), scale)
+    return compose
+
+
+def composes_one_on_the_other(a, b, none, scale):
+    """The second caption, guided away from the first."""
+    return guidance.cfg(b, guidance.cfg(a, none, scale), scale)
+
+
+def composes_once(a, b, none, scale):
+    """Guesses in place of a function."""
+    z, t = torch.zeros(1, 2).double(), torch.tensor(.5)
+    return composes(lambda a, b, none, s: none + s * (a + b - 2 * none))(a, b, none, scale)(z, t)
+
+
 MISTAKES = [
+    (ch06.q1, "additions too", lambda side, c: 2 * ch06.multiplications(side, c), "addition"),
+    (ch06.q1, "three matrices", costs_with(matrices=3), "four matrices"),
+    (ch06.q1, "weights, but no mean", costs_with(meets=1), "twice"),
+    (ch06.q1, "a kernel of three", costs_with(kernel=3), "nine"),
+    (ch06.q1, "depthwise", costs_with(channels=lambda c: c), "hears all"),
+    (ch06.q1, "convolution only", costs_with(matrices=0, meets=0), "attention is missing"),
+    (ch06.q1, "attention only", costs_with(kernel=0), "convolution is missing"),
+    (ch06.q1, "no squares of c", costs_with(channels=lambda c: 2 * c), "should be"),
+    (ch06.q1, "the side for the places", costs_with(of=lambda n: (n ** .5, n)), "side²"),
+    (ch06.q1, "no pairs", costs_with(of=lambda n: (n, n)), "pairs"),
+    (ch06.q1, "all in pairs", costs_with(of=lambda n: (n ** 2, n ** 2)), "once a place"),
+
+    (ch06.q2, "one for all channels", codes_with(over=(0, 1, 2, 3)), "each channel"),
+    (ch06.q2, "one number, no tensor", codes_with(width=lambda v, over: float(v.std())), "each channel"),
+    (ch06.q2, "by picture", codes_with(over=(2, 3)), "All pictures"),
+    (ch06.q2, "by place", codes_with(over=(0,)), "average over them"),
+    (ch06.q2, "channels in place of places", codes_with(over=(0, 1)), "before the places"),
+    (ch06.q2, "variance", codes_with(width=lambda v, over: v.var(over, keepdim=True)), "the std is its root"),
+    (ch06.q2, "mean left in", codes_with(gives=lambda z, mean, std: (z + mean / std, mean, std)), "mean away"),
+    (ch06.q2, "without its mean", codes_with(width=lambda v, over: v.square().mean(over, keepdim=True).sqrt()), "stds"),
+    (ch06.q2, "z only", codes_with(gives=lambda z, mean, std: z), "tuple (z, mean, std)"),
+    (ch06.q2, "gives the variance", codes_with(gives=lambda z, mean, std: (z, mean, std ** 2)), "z * std + mean"),
+    (ch06.q2, "gives the factor", codes_with(gives=lambda z, mean, std: (z, mean, 1 / std)), "z * std + mean"),
+    (ch06.q2, "std before mean", codes_with(gives=lambda z, mean, std: (z, std, mean)), "z * std + mean"),
+    (ch06.q2, "along the width", codes_with(gives=lambda z, mean, std: (z, mean.flatten(), std.flatten())), "width"),
+    (ch06.q2, "by squares", codes_by_squares, "digits"),
+    (ch06.q2, "over the input", codes_written_over, "have changed"),
+
+    (ch06.q3, "rows only", quiz_with(mean=lambda rows, columns: rows), "rows alone"),
+    (ch06.q3, "columns only", quiz_with(mean=lambda rows, columns: columns), "columns alone"),
+    (ch06.q3, "both added", quiz_with(mean=lambda rows, columns: rows + columns), "one half"),
+    (ch06.q3, "the sum", lambda u, w, tau: len(u) * ch06.clip_loss(u, w, tau), "not the sum"),
+    (ch06.q3, "the sign", lambda u, w, tau: -ch06.clip_loss(u, w, tau), "sign"),
+    (ch06.q3, "not normalised", quiz_with(unit=lambda v: v), "length 1"),
+    (ch06.q3, "normalised across", quiz_with(unit=lambda v: F.normalize(v, dim=0)), "axis 1"),
+    (ch06.q3, "divided", quiz_with(table=lambda u, w, tau: u @ w.T / tau), "temperature"),
+    (ch06.q3, "no tau", quiz_with(table=lambda u, w, tau: u @ w.T), "Where is tau"),
+    (ch06.q3, "distances", quiz_with(table=lambda u, w, tau: -tau * torch.cdist(u, w)), "should be"),
+    (ch06.q3, "the right one left out", quiz_without_the_right_one, "among the others"),
+    (ch06.q3, "exponentials", quiz_by_exponentials, "log_softmax"),
+    (ch06.q3, "a loss each", lambda u, w, tau: torch.stack([ch06.clip_loss(u, w, tau)] * len(u)), "one number"),
+
+    (ch06.q4, "along the places", hears_with(weights=lambda scores, real: scores.softmax(1)), "last axis"),
+    (ch06.q4, "no scale", hears_with(root=lambda q, k, v: 1), "scale is missing"),
+    (ch06.q4, "by d", hears_with(root=lambda q, k, v: q.shape[2]), "root of d"),
+    (ch06.q4, "by the width of v", hears_with(root=lambda q, k, v: v.shape[2] ** .5), "not of v"),
+    (ch06.q4, "by the words", hears_with(root=lambda q, k, v: k.shape[1] ** .5), "number of words"),
+    (ch06.q4, "no softmax", hears_with(weights=lambda scores, real: scores), "should be"),
+    (ch06.q4, "zeros", hears_with(weights=lambda scores, real: (scores * real).softmax(-1)), "e^0"),
+    (ch06.q4, "after the softmax", hears_with(weights=lambda scores, real: scores.softmax(-1) * real), "adds up to 1"),
+    (ch06.q4, "upside down", lambda q, k, v, mask: ch06.cross_attention(q, k, v, ~mask), "True where"),
+    (ch06.q4, "no mask", hears_with(weights=lambda scores, real: scores.softmax(-1)), "no effect"),
+    (ch06.q4, "a small penalty", hears_with(weights=lambda scores, real: (scores - 100. * ~real).softmax(-1)), "-inf"),
+    (ch06.q4, "exponentials", hears_with(weights=hears_by_exponentials), "e^500"),
+    (ch06.q4, "weights only", lambda q, k, v, mask: (q @ k.transpose(1, 2) / 2).softmax(-1), "shape"),
+
+    (ch06.q5, "swapped", edit_with(lambda t: np.sin(np.pi / 2 * t), lambda t: np.cos(np.pi / 2 * t)), "swapped"),
+    (ch06.q5, "straight", edit_with(lambda t: 1 - t, lambda t: t), "straight line"),
+    (ch06.q5, "roots", edit_with(lambda t: (1 - t) ** .5, lambda t: t ** .5), "roots of t"),
+    (ch06.q5, "half a turn", edit_with(lambda t: np.cos(np.pi * t), lambda t: np.sin(np.pi * t)), "quarter turn"),
+    (ch06.q5, "noise as it is", edit_with(sigma=lambda t: 1.), "noise must be scaled"),
+    (ch06.q5, "picture as it is", edit_with(alpha=lambda t: 1.), "picture must be scaled"),
+    (ch06.q5, "from 1", edit_with(times=lambda t, n, steps: torch.linspace(1, 0, n + 1)), "not at 1"),
+    (ch06.q5, "all steps", edit_with(times=lambda t, n, steps: torch.linspace(t, 0, steps + 1)), "are left"),
+    (ch06.q5, "the whole list", edit_with(times=lambda t, n, steps: torch.linspace(1, 0, steps + 1)), "are left"),
+    (ch06.q5, "a time short", edit_with(times=lambda t, n, steps: torch.linspace(t, 0, n)), "steps have"),
+    (ch06.q5, "upwards", edit_with(times=lambda t, n, steps: torch.linspace(0, t, n + 1)), "goes down"),
+    (ch06.q5, "no step", edit_with(least=0), "At least one step"),
+    (ch06.q5, "only z_t", edit_with(gives=lambda z_t, times: z_t), "tuple (z_t, times)"),
+    (ch06.q5, "times first", edit_with(gives=lambda z_t, times: (times, z_t)), "z_t has shape"),
+
+    (ch06.q6, "the mean", composes(lambda a, b, none, s: none + s * ((a + b) / 2 - none)), "half"),
+    (ch06.q6, "none counted twice", composes(lambda a, b, none, s: s * a + s * b), "counts twice"),
+    (ch06.q6, "no ground", composes(lambda a, b, none, s: s * (a - none) + s * (b - none)), "must be added"),
+    (ch06.q6, "the last one only", composes(lambda a, b, none, s: none + s * (b - none)), "last caption"),
+    (ch06.q6, "the first one only", composes(lambda a, b, none, s: none + s * (a - none)), "first caption"),
+    (ch06.q6, "one on the other", composes_one_on_the_other, "last caption"),
+    (ch06.q6, "two grounds", composes(lambda a, b, none, s: 2 * none + s * (a - none) + s * (b - none)), "should be"),
+    (ch06.q6, "no scale", composes(lambda a, b, none, s: a + b - none), "no effect"),
+    (ch06.q6, "guesses scaled", composes(lambda a, b, none, s: s * (a + b - none)), "not the guesses"),
+    (ch06.q6, "one difference scaled", composes(lambda a, b, none, s: none + s * (a - none) + b - none), "both diff"),
+    (ch06.q6, "the larger one", composes(lambda a, b, none, s: none + s * torch.where(
+        (a - none).abs() > (b - none).abs(), a - none, b - none)), "larger one alone"),
+    (ch06.q6, "guesses, no function", composes_once, "a function (z, t)"),
+    (ch06.q6, "added functions", lambda a, b, none, s: lambda z, t: none + s * (a - none), "gives back stops"),
+
     (ch05.q1, "no root", one_go(alpha=lambda left: left), "take its root"),
     (ch05.q1, "betas added", one_go(sigma=lambda left, beta: beta.cumsum(0).sqrt()), "shrinks"),
     (ch05.q1, "variance", one_go(sigma=lambda left, beta: 1 - left), "its root"),

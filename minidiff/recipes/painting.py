@@ -75,7 +75,7 @@ def tidy(n: int, generator: torch.Generator, split: str = "train") -> Scenes:
 
 
 class Pool:
-    """Codes with captions: all that a run is shown. Encoded once where the reader is frozen."""
+    """Codes with captions: all that a run is shown."""
 
     def __init__(self, arm: Arm, seed: int):
         generator = rng("pool", seed)
@@ -96,7 +96,7 @@ def encoded(autoencoder: LatentAutoencoder, x: Float[Tensor, "n 3 h w"]) -> Floa
 
 @torch.no_grad()
 def read_once(reader: nn.Module, numbers: Int[Tensor, "n l"]) -> Text:
-    """All captions encoded, padded to one length."""
+    """All captions encoded, padded to one length: a frozen reader need not read them again at every step."""
     parts = [reader(piece) for piece in numbers.split(500)]
     longest = max(part.mask.shape[1] for part in parts)
     def wide(x: Tensor) -> Tensor:

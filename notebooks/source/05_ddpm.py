@@ -1576,7 +1576,7 @@ def bits_of_digits(count, n=100):
                                  schedules.times(count, T), cosined, levels=17)
     return float(found.total.mean()) / 64 / math.log(2)
 
-
+# %%
 share = torch.stack([(train_x == v).double().mean((0, 1))
                      for v in torch.linspace(-1, 1, 17)]) * .99 + .01 / 17
 level = ((held_x[:100] + 1) * 8).round().long().flatten(1)

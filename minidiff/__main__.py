@@ -20,7 +20,7 @@ def paint(args: argparse.Namespace) -> None:
     """Paint a caption, save the pictures as one PNG, and the path from noise as a GIF where asked."""
     from minidiff import plot
     model, path = walk(args)
-    plot.save_png(model.finish(iter(path[-1:])), args.output, columns=4, scale=4)
+    plot.save_png(model.finish(iter(path[-1:])), args.output, columns=4, scale=128 // model.side)
     print(f"{args.n} pictures of {args.caption!r}: {args.output}")
     if args.film:
         save_film(model, path, args, args.film)
@@ -33,12 +33,20 @@ def film(args: argparse.Namespace) -> None:
 
 def walk(args: argparse.Namespace) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """The model, and all its steps from noise to the caption."""
-    from minidiff import weights
     encode([args.caption])                                        # an unknown word is refused before anything is loaded
-    model = weights.load(args.weights)
+    model = loaded(args)
     if not args.caption.strip():
         print("an empty caption asks for nothing in particular, so the pictures are of anything")
     return model, list(model.path([args.caption] * args.n, scale=args.scale, steps=args.steps, seed=args.seed))
+
+
+def loaded(args: argparse.Namespace) -> nn.Module:
+    """The model, with the larger decoder where pictures of side 64 are asked for."""
+    from minidiff import weights
+    model = weights.load(args.weights)
+    if args.side == 64:
+        model.autoencoder = weights.load("latent-autoencoder-64")
+    return model
 
 
 def save_film(model: nn.Module, path: list[tuple[Tensor, Tensor]], args: argparse.Namespace, output: str) -> None:
@@ -52,13 +60,13 @@ def save_film(model: nn.Module, path: list[tuple[Tensor, Tensor]], args: argpars
 
 def edit(args: argparse.Namespace) -> None:
     """Paint a caption over the picture of a file."""
-    from minidiff import plot, weights
+    from minidiff import plot
     encode([args.caption])
-    model = weights.load(args.weights)
+    model = loaded(args)
     pictures = read(args.picture, model.side).expand(args.n, -1, -1, -1)
     edited = model.edit(pictures, [args.caption] * args.n, args.strength, scale=args.scale, steps=args.steps,
                         seed=args.seed)
-    plot.save_png(edited, args.output, columns=4, scale=4)
+    plot.save_png(edited, args.output, columns=4, scale=128 // model.side)
     print(f"{args.n} pictures of {args.caption!r} out of {args.picture}: {args.output}")
 
 
@@ -82,11 +90,11 @@ def read(path: str, side: int) -> Float[Tensor, "1 3 h w"]:
 
 def interpolate(args: argparse.Namespace) -> None:
     """Paint the way from one caption to another."""
-    from minidiff import plot, weights
+    from minidiff import plot
     encode([args.caption, args.other])
-    model = weights.load(args.weights)
+    model = loaded(args)
     between = model.interpolate(args.caption, args.other, args.n, scale=args.scale, steps=args.steps, seed=args.seed)
-    plot.save_png(between, args.output, columns=8, scale=4)
+    plot.save_png(between, args.output, columns=8, scale=128 // model.side)
     print(f"{args.n} pictures from {args.caption!r} to {args.other!r}: {args.output}")
 
 
@@ -121,7 +129,7 @@ def show(args: argparse.Namespace) -> None:
         about = weights.describe(name)
         minutes = about.get("minutes")
         minutes = sum(minutes) if isinstance(minutes, list) else minutes          # of some recipes one number a stage
-        print(f"{name:20s} {about['class']:36s} {minutes} min on {about.get('machine')}")
+        print(f"{name:22s} {about['class']:36s} {minutes} min on {about.get('machine')}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -149,7 +157,7 @@ def painting(verbs: argparse._SubParsersAction) -> None:
     paints(verb, paint, 16, "painted.png")
     verb.add_argument("--film", help="a GIF of the way from noise to the pictures")
     verb = verbs.add_parser("edit", help="a picture painted over by a sentence")
-    verb.add_argument("picture", help="a file of 32 x 32 pixels or a whole multiple, such as `paint -n 1` writes")
+    verb.add_argument("picture", help="a file of side 32 (or --side) or a multiple, such as `paint -n 1` writes")
     paints(verb, edit, 4, "edited.png")
     verb.add_argument("--strength", type=float, default=.7, help="0 keeps the picture, 1 forgets it (0.7)")
     paints(verbs.add_parser("film", help="the way from noise to a picture, as a GIF"), film, 1, "film.gif")
@@ -168,6 +176,7 @@ def paints(verb: argparse.ArgumentParser, run: Callable, n: int, output: str) ->
     verb.add_argument("--seed", type=int, default=0, help="the same seed paints the same pictures (0)")
     verb.add_argument("-o", "--output", default=output, help=f"where the pictures go ({output})")
     verb.add_argument("--weights", default="text-to-image", help="a shipped model or a file")
+    verb.add_argument("--side", type=int, choices=(32, 64), default=32, help="of a picture, in pixels (32)")
 
 
 def positive(text: str) -> int:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from minidiff.autoencoder import Encoder
 from minidiff.data import Contrast
+from minidiff.layers import TransformerBlock
 from minidiff.text import TextEncoder
 
 
@@ -17,6 +18,29 @@ class ClipConfig:
     widths: tuple[int, ...] = (32, 64, 96)
     d: int = 128
     size: int = 32
+    patch: int = 0                              # a vision transformer on patches of this side; 0: convolutions
+
+    def __post_init__(self):
+        if self.patch and self.size % self.patch:
+            raise ValueError(f"pictures of side {self.size} are not cut into whole patches of side {self.patch}")
+
+
+class PatchEncoder(nn.Module):
+    """A vision transformer: (size / patch)^2 squares of the picture are its words; one more token tells the whole."""
+
+    def __init__(self, config: ClipConfig, d: int = 96, layers: int = 3):
+        super().__init__()
+        self.cut = nn.Conv2d(3, d, config.patch, stride=config.patch)           # a linear map of each patch
+        self.whole = nn.Parameter(torch.randn(1, 1, d) * .1)
+        self.position = nn.Parameter(torch.randn((config.size // config.patch) ** 2 + 1, d) * .1)
+        self.blocks = nn.Sequential(*(TransformerBlock(d, 4) for _ in range(layers)))
+        self.out = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, config.d))
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Source: Dosovitskiy et al. 2021 (arXiv 2010.11929), equations 1 to 4."""
+        patches = self.cut(x).flatten(2).transpose(1, 2)                        # [b, (h/p)(w/p), d]
+        tokens = torch.cat([self.whole.expand(len(x), -1, -1), patches], 1)
+        return self.out(self.blocks(tokens + self.position)[:, 0])
 
 
 class Clip(nn.Module):
@@ -26,7 +50,8 @@ class Clip(nn.Module):
         super().__init__()
         self.config = config
         cells = (config.size // 2 ** len(config.widths)) ** 2
-        self.picture = nn.Sequential(Encoder(3, 32, config.widths), nn.Flatten(), nn.Linear(32 * cells, config.d))
+        self.picture = PatchEncoder(config) if config.patch else nn.Sequential(
+            Encoder(3, 32, config.widths), nn.Flatten(), nn.Linear(32 * cells, config.d))
         self.text = text
         self.project = nn.Linear(text.config.d, config.d, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(2.))

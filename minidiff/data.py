@@ -112,15 +112,17 @@ class Contrast(NamedTuple):
     counts: Bool[Tensor, "b k"]
 
 
-def contrasts(batch: int, seed: int = 0, *, size: int = 32, chinese: float = 0.,
-              misses: int = 2) -> Callable[[int], Contrast]:
+def contrasts(batch: int, seed: int = 0, *, size: int = 32, chinese: float = 0., misses: int = 2,
+              split: str = "train") -> Callable[[int], Contrast]:
     """Pairs of world `full`, each with some of the four near misses of its caption (hard negatives): step -> batch.
+
+    split: "one" shows single things alone.
 
     A near miss does not count where it reads like the right caption, or tells of what is held out of training.
     """
     def at(step: int) -> Contrast:
         generator = rng("contrasts", seed, step)
-        scenes = full(batch, generator)
+        scenes = full(batch, generator, split)
         near = swapped(scenes, generator)
         near = [near[k] for k in torch.randperm(len(near), generator=generator)[:misses].tolist()]
         state = generator.get_state()                             # the same phrasing for right and wrong captions

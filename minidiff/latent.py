@@ -22,16 +22,24 @@ from minidiff.unet import UNet, UNetConfig
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """What a latent auto-encoder is made of; the code's side is the picture's by 2^(number of widths)."""
+    """What a latent auto-encoder is made of; the code's side is the picture's by 2^(number of the decoder's widths)."""
     channels: int = 4                                   # of the code
     side: int = 8                                       # of the code of the pictures it is trained on
     encoder: tuple[int, ...] = (32, 64)                 # channels inside, from the picture to the code
     decoder: tuple[int, ...] = (96, 64)                 # and back
     kl: float = 2e-5                                    # weight of the KL term
 
+    def __post_init__(self):
+        if len(self.encoder) > len(self.decoder):
+            raise ValueError(f"the decoder needs at least as many widths as the encoder, {len(self.encoder)}")
+
 
 class LatentAutoencoder(nn.Module):
-    """Pictures [b 3 h w] to codes [b c h/4 w/4] and back; it owns the code's mean and std: codes have unit variance."""
+    """Pictures [b 3 h w] to codes [b c h/4 w/4] and back; it owns the code's mean and std: codes have unit variance.
+
+    A decoder with more widths than the encoder paints larger pictures than are looked at: before they are encoded,
+    pictures are halved by averaging, once for each width more. So a decoder can be exchanged for a larger one.
+    """
 
     def __init__(self, config: LatentConfig):
         super().__init__()
@@ -43,10 +51,10 @@ class LatentAutoencoder(nn.Module):
 
     def posterior(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), before standardisation."""
-        step = 2 ** len(self.config.encoder)
+        step, more = 2 ** len(self.config.decoder), len(self.config.decoder) - len(self.config.encoder)
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % step or x.shape[3] % step:
             raise ValueError(f"pictures are [b, 3, h, w] with sides divisible by {step}, not {list(x.shape)}")
-        mean, log_var = self.encoder(x).float().chunk(2, 1)
+        mean, log_var = self.encoder(F.avg_pool2d(x, 2 ** more)).float().chunk(2, 1)
         return mean, log_var.clamp(-15, 5)
 
     def encode(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c i j"]:
@@ -121,7 +129,7 @@ class TextToImage(nn.Module):
     @property
     def side(self) -> int:
         """Of the pictures: that of their codes, doubled by each level of the auto-encoder."""
-        return self.config.unet.side * 2 ** len(self.autoencoder.config.encoder)
+        return self.config.unet.side * 2 ** len(self.autoencoder.config.decoder)
 
     def shape(self, n: int) -> tuple[int, int, int, int]:
         """Of n codes."""

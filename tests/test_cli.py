@@ -26,6 +26,17 @@ def test_paint_writes_the_same_picture_twice(tmp_path, capsys):
         assert picture.size[0] > 64 and "one.png" in capsys.readouterr().out
 
 
+def test_larger_pictures_show_the_same_scene(tmp_path):
+    for side in ("32", "64"):
+        output = str(tmp_path / f"{side}.png")
+        assert main(["paint", SENTENCE, "-n", "1", "--steps", "8", "--side", side, "-o", output]) == 0
+    small, large = (Image.open(tmp_path / f"{side}.png").convert("RGB") for side in ("32", "64"))
+    assert small.size == large.size
+    pictures = read(str(tmp_path / "32.png"), 32), read(str(tmp_path / "64.png"), 64)
+    a, b = (oracle.read(x)[0] for x in pictures)
+    assert a is not None and oracle.same(a, b)
+
+
 def test_film(tmp_path):
     assert main(["paint", SENTENCE, "-n", "1", "--steps", "4", "-o", str(tmp_path / "p.png"),
                  "--film", str(tmp_path / "p.gif")]) == 0

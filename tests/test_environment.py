@@ -22,8 +22,7 @@ IMPORT_NAME = {
     "bs4": "beautifulsoup4",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
-    "xdist": "pytest-xdist",
-}
+    "xdist": "pytest-xdist", "torch_fidelity": "torch-fidelity"}
 NOT_IMPORTED = {
     "jupyterlab": "started by course.py",
     "ipykernel": "runs the notebooks",

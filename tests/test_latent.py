@@ -47,6 +47,35 @@ def test_decoding_undoes_the_standardisation(autoencoder):
                               autoencoder.decoder(autoencoder.posterior(x)[0]), atol=1e-5)
 
 
+def test_a_larger_decoder_reads_the_mean_of_squares():
+    """One width more: pictures of twice the side, halved by averaging, have the codes of the smaller ones."""
+    torch.manual_seed(0)
+    small = LatentAutoencoder(LatentConfig(encoder=(8, 8), decoder=(8, 8)))
+    large = LatentAutoencoder(LatentConfig(encoder=(8, 8), decoder=(8, 8, 8)))
+    large.encoder.load_state_dict(small.encoder.state_dict())
+    x = render(full(3, data.rng("larger")), 64)
+    halved = x.reshape(3, 3, 32, 2, 32, 2).mean((3, 5))
+    torch.testing.assert_close(large.encode(x), small.encode(halved))
+    assert large.decode(large.encode(x)).shape == x.shape
+    with pytest.raises(ValueError, match="divisible by 8"):
+        large.encode(torch.zeros(1, 3, 36, 36))
+    with pytest.raises(ValueError, match="at least as many widths"):
+        LatentConfig(encoder=(8, 8, 8), decoder=(8, 8))
+
+
+def test_a_painter_with_a_larger_decoder_paints_the_same_codes_larger(model):
+    small = model.paint(["a circle"], steps=2)
+    config = dataclasses.replace(model.autoencoder.config, decoder=(*model.autoencoder.config.decoder, 8))
+    kept, model.autoencoder = model.autoencoder, LatentAutoencoder(config).eval()
+    try:
+        assert model.side == 2 * small.shape[-1]
+        assert model.paint(["a circle"], steps=2).shape == (1, 3, model.side, model.side)
+        with pytest.raises(ValueError, match=str(model.side)):
+            model.edit(small, ["a circle"], .5)
+    finally:
+        model.autoencoder = kept
+
+
 def test_the_kl_term_is_the_divergence(autoencoder):
     """Against torch.distributions, a second road to the same number."""
     x = data.pictures(8, seed=6)(0)

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from minidiff import recipes, weights
+from minidiff.data import noise
+from minidiff.latent import LatentAutoencoder, LatentConfig
 from minidiff.recipes import RECIPES, about, drawing, latent_diffusion
 from minidiff.recipes.about import Notes
 from minidiff.train import Training
@@ -45,6 +47,36 @@ def test_an_interrupted_recipe_makes_the_same_file(runs, monkeypatch):
     assert all(p.equal(q) for p, q in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     told = weights.describe(runs / "broken" / "latent-autoencoder.safetensors")
     assert told["steps"] == 3 and {"psnr", "read as the same scene"} <= told["quality"].keys()
+
+
+def test_the_larger_decoder_begins_as_the_smaller_one_and_leaves_the_codes_alone(runs):
+    for name in ("latent-autoencoder", "text-encoder", "text-to-image"):
+        shutil.copy(weights.TRAINED / f"{name}.safetensors", runs)
+    latent_diffusion.latent_autoencoder_64(runs, steps=(2, 2), n=4)
+    small = weights.load("latent-autoencoder")
+    told, large = weights.describe(runs / "latent-autoencoder-64.safetensors"), weights.load(
+        runs / "latent-autoencoder-64.safetensors")
+    assert all(p.equal(large.encoder.state_dict()[name]) for name, p in small.encoder.state_dict().items())
+    assert large.mean.equal(small.mean) and large.std.equal(small.std)
+    assert len(told["minutes"]) == 2 and set(told["quality"]["painted"]["one object, seen"]) == {"32", "64"}
+    begun = latent_diffusion.enlarged(small)
+    with torch.no_grad():
+        z = noise((2, 4, 8, 8), 0)
+        seen = [m.decoder.net[:7](z * m.std + m.mean) for m in (small, begun)]            # up to the last doubling
+    torch.testing.assert_close(*seen)
+
+
+def test_codes_are_shaken_by_what_is_said():
+    """With a decoder that gives the code back, the loss is the mean variance of the noise: most^2 / 3."""
+    class Mirror(LatentAutoencoder):
+        def encode(self, x):
+            return x
+
+        def decode(self, z):
+            return z
+    torch.manual_seed(0)
+    model, x = Mirror(LatentConfig()), torch.zeros(4000, 3, 4, 4)
+    assert float(latent_diffusion.shaken(model, x, .6)["loss"]) == pytest.approx(.12, rel=.05)
 
 
 def test_text_to_image_trains_on_its_frozen_parts_alone(runs):

@@ -1,7 +1,9 @@
 """How each shipped weight file is made from nothing, one module a chapter; RECIPES has them all by name."""
 from minidiff.recipes import (
+    assembling,
     autoencoding,
     codes,
+    compressors,
     denoising,
     diffusion,
     drawing,
@@ -10,8 +12,10 @@ from minidiff.recipes import (
     latent_diffusion,
     mixtures,
     painting,
+    showing,
 )
 
 RECIPES = (drawing.RECIPES | mixtures.RECIPES | autoencoding.RECIPES | codes.RECIPES
            | flows.RECIPES | gans.RECIPES | diffusion.RECIPES | denoising.RECIPES
-           | latent_diffusion.RECIPES | painting.RECIPES)
+           | latent_diffusion.RECIPES | painting.RECIPES | compressors.RECIPES | assembling.RECIPES
+           | showing.RECIPES)

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from minidiff import weights
+from minidiff.latent import LatentAutoencoder
 from minidiff.text import Text, TextConfig, TextEncoder
 from minidiff.unet import SpatialTransformer, UNet, UNetConfig
 
@@ -34,6 +35,30 @@ class Table(nn.Module):
         mask = numbers > 0
         x = self.word(numbers) + self.position[:numbers.shape[1]]                               # [b l d]
         return Text(x, (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), mask)
+
+
+# --- what is denoised -------------------------------------------------------------------------------------------------
+
+def shipped() -> LatentAutoencoder:
+    """8x8 codes of the auto-encoder that ships."""
+    return weights.load("latent-autoencoder")
+
+
+class Pixels(nn.Module):
+    """No code at all: the pictures themselves."""
+
+    def encode(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """x."""
+        return x
+
+    def decode(self, z: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """z."""
+        return z
+
+
+def in_pixels(widths: tuple[int, ...], side: int) -> UNet:
+    """The U-Net with more levels, so that its last two, at 8x8 and 4x4, are those of the U-Net of codes."""
+    return UNet(replace(NET, channels=3, side=side, widths=widths, attend=(False,) * (len(widths) - 1) + (True,)))
 
 
 # --- how text enters --------------------------------------------------------------------------------------------------

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from minidiff import captions, weights
 from minidiff.data import batches, bilingual, noise, rng
 from minidiff.denoiser import Denoiser
-from minidiff.guidance import cfg_doubled
-from minidiff.latent import LatentAutoencoder
+from minidiff.guidance import cfg_doubled, clamp
 from minidiff.oracle import Reading, analyse
 from minidiff.plot import write
 from minidiff.recipes import painters as p
@@ -44,6 +43,13 @@ class Arm:
     net: Callable[[], nn.Module] = p.crossing             # net(z, t, text)
     pairs: int = POOL
     told: Callable[[Scenes, torch.Generator], list[str]] = captions.write
+    steps: int = STEPS                                    # of a training
+    rate: float = 3e-3
+    slow: float = 1.                                      # the rate of a reader and codes that learn, over the others'
+    codes: Callable[[], nn.Module] = p.shipped            # pictures to what is denoised, and back
+    shape: tuple[int, int, int] = (4, 8, 8)               # of what is denoised
+    size: int = 32                                        # side of the pictures
+    together: bool = False                                # the codes learn too
 
 
 def one_language_each(scenes: Scenes, generator: torch.Generator) -> list[str]:
@@ -81,7 +87,8 @@ class Pool:
         generator = rng("pool", seed)
         self.scenes = tidy(arm.pairs, generator)
         self.numbers = captions.encode([*arm.told(self.scenes, generator), ""])                 # the last: no caption
-        self.codes = encoded(weights.load("latent-autoencoder"), render(self.scenes))
+        self.pictures = render(self.scenes, arm.size)
+        self.codes = encoded(arm.codes(), self.pictures)
 
     def left_out(self, rows: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """The captions' rows, one in ten replaced by that of no caption."""
@@ -89,7 +96,7 @@ class Pool:
 
 
 @torch.no_grad()
-def encoded(autoencoder: LatentAutoencoder, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c i j"]:
+def encoded(autoencoder: nn.Module, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c i j"]:
     """Codes, in pieces."""
     return torch.cat([autoencoder.encode(piece) for piece in x.split(500)])
 
@@ -108,20 +115,43 @@ def read_once(reader: nn.Module, numbers: Int[Tensor, "n l"]) -> Text:
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 class Painter(nn.Module):
-    """A reader and a denoiser of codes, as they are trained; the decoder is the shipped one."""
+    """A reader, codes and their denoiser; what is not to learn is frozen."""
 
     def __init__(self, arm: Arm):
         super().__init__()
+        self.shape = arm.shape
         self.reader = arm.reads().requires_grad_(not arm.frozen)
+        self.codes = arm.codes().requires_grad_(arm.together)
         self.denoiser = Denoiser(arm.net(), trigonometric, "v")
 
     @torch.no_grad()
-    def paint(self, told: list[str], seed: int, steps: int = 15, scale: float = 3.) -> Float[Tensor, "n 3 32 32"]:
+    def paint(self, told: list[str], seed: int, steps: int = 15, scale: float = 3.) -> Float[Tensor, "n 3 h w"]:
         """Pictures, guided."""
         text = self.reader(captions.encode(told + [""] * len(told)))
         guess = cfg_doubled(partial(self.denoiser, cond=text), scale)
-        z = last(dpmpp_path(guess, noise((len(told), 4, 8, 8), seed), times(steps), trigonometric))
-        return weights.load("latent-autoencoder").decode(z).clamp(-1, 1)
+        if isinstance(self.codes, p.Pixels):
+            guess = clamp(guess)                                    # pictures lie there, codes go where they like
+        z = last(dpmpp_path(guess, noise((len(told), *self.shape), seed), times(steps), trigonometric))
+        return torch.cat([self.codes.decode(piece) for piece in z.split(256)]).clamp(-1, 1)
+
+
+@dataclass
+class Unequal(Training):
+    """A training of a painter whose reader and codes learn more slowly: their rate is `slow` times that of the rest."""
+    slow: float = 1.
+
+    def __post_init__(self):
+        super().__post_init__()
+        late = {name for name in self.parameters if not name.startswith("denoiser")}
+        groups = [[q for name, q in self.parameters.items() if (name in late) == slow] for slow in (False, True)]
+        self.optimizer = torch.optim.AdamW([{"params": group} for group in groups if group], betas=self.betas,
+                                           weight_decay=self.weight_decay, fused=True)
+        self.optimizer.register_step_pre_hook(self.slowed)
+
+    def slowed(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """The loop sets the rate of the first group; that of the second follows."""
+        for group in optimizer.param_groups[1:]:
+            group["lr"] = self.slow * optimizer.param_groups[0]["lr"]
 
 
 def training(arm: Arm, pool: Pool, seed: int, steps: int) -> Training:
@@ -132,9 +162,14 @@ def training(arm: Arm, pool: Pool, seed: int, steps: int) -> Training:
     def loss(rows: Tensor) -> dict[str, Tensor]:
         heard = pool.left_out(rows)
         text = Text(*(part[heard] for part in known)) if arm.frozen else model.reader(pool.numbers[heard])
-        return {"loss": model.denoiser.loss(pool.codes[rows], torch.rand(len(rows)), text)}
+        codes = model.codes.encode(pool.pictures[rows]) if arm.together else pool.codes[rows]
+        denoised = model.denoiser.loss(codes, torch.rand(len(rows)), text)
+        if not arm.together:
+            return {"loss": denoised}
+        return {"loss": denoised + model.codes.loss(pool.pictures[rows])["loss"]}
     rows = batches(torch.arange(arm.pairs).repeat(max(1, BATCH * 2 // arm.pairs)), BATCH, seed)
-    return Training(model, loss, rows, steps=steps, lr=3e-3, warmup=100, ema=.99, seed=seed, autocast=fast_precision())
+    return Unequal(model, loss, rows, steps=steps, lr=arm.rate, warmup=min(100, steps // 2), ema=.99, seed=seed,
+                   autocast=fast_precision(), slow=arm.slow)
 
 
 # --- what it is worth -------------------------------------------------------------------------------------------------
@@ -150,7 +185,7 @@ def places(scene: Scene, meaning: captions.Meaning) -> str | None:
     return "at their places" if found == (a, b) else "exchanged" if found == (b, a) else None
 
 
-def judged(pictures: Float[Tensor, "n 3 32 32"], told: list[str], shown: set[Scene]) -> dict:
+def judged(pictures: Float[Tensor, "n 3 h w"], told: list[str], shown: set[Scene]) -> dict:
     """How many pictures are right and keep each claim; where two colours went; how many are of scenes shown before."""
     reading: Reading = analyse(pictures)
     votes, meant = {"of": len(told)}, [captions.parse(caption) for caption in told]
@@ -181,13 +216,20 @@ def asked(split: str, seed: int, n: int, language: str, *, colour: str | None = 
     return captions.write(scenes, rng("told", seed, split), language, complete=True)
 
 
+def kinds(model: Painter, seed: int, n: int, shown: set[Scene], *, language: str = "en") -> dict:
+    """Captions of one thing and of two."""
+    found = {}
+    for split in ("one", "two"):
+        told = asked(split, seed, n, language)
+        found[f"{split}, {language}"] = judged(model.paint(told, seed), told, shown)
+    return found
+
+
 def looked_at(model: Painter, seed: int, n: int, shown: set[Scene]) -> dict:
     """Both kinds of captions in both languages; the hidden colour."""
     found = {}
     for language in captions.LANGUAGES:
-        for split in ("one", "two"):
-            told = asked(split, seed, n, language)
-            found[f"{split}, {language}"] = judged(model.paint(told, seed), told, shown)
+        found |= kinds(model, seed, n, shown, language=language)
         told = asked("one", seed, n // 2, language, colour=HIDDEN)
         found[f"{HIDDEN}, {language}"] = judged(model.paint(told, seed), told, shown)
     return found

@@ -71,8 +71,10 @@ def frechet_distance(mean1: Float[Tensor, "d"], cov1: Float[Tensor, "d d"], mean
     """
     if {len(mean1), *cov1.shape, len(mean2), *cov2.shape} != {len(mean1)}:
         raise ValueError(f"of {len(mean1)} numbers each should be, not {len(mean2)}, {[*cov1.shape]}, {[*cov2.shape]}")
-    values, vectors = torch.linalg.eigh(cov1.double())
-    a = vectors * values.clamp(min=0).sqrt()
+    a, singular = torch.linalg.cholesky_ex(cov1.double())
+    if singular:                                                                    # then by its eigenvectors
+        values, vectors = torch.linalg.eigh(cov1.double())
+        a = vectors * values.clamp(min=0).sqrt()
     roots = torch.linalg.eigvalsh(a.T @ cov2.double() @ a).clamp(min=0).sqrt()
     traces = (cov1.double() + cov2.double()).trace()
     return float(((mean1.double() - mean2.double()).square().sum() + traces - 2 * roots.sum()).clamp(min=0))
@@ -94,8 +96,7 @@ def kid(a: Float[Tensor, "n *d"], b: Float[Tensor, "m *k"], size: int = 500) -> 
     Source: Binkowski et al. 2018 (arXiv 1801.01401), section 4 and equation 4.
     """
     a, b = checked(a, b)
-    size = min(size, len(a), len(b))
-    blocks = min(len(a), len(b)) // size
+    blocks = min(len(a), len(b)) // (size := min(size, len(a), len(b)))
     if size < 2:
         raise ValueError("the kernel distance needs at least two pictures on each side")
 
@@ -121,9 +122,8 @@ def precision_recall(data: Float[Tensor, "n *d"], made: Float[Tensor, "m *k"], k
     Sources: Kynkaanniemi et al. 2019 (arXiv 1904.06991), equations 1 and 2; Naeem et al. 2020 (arXiv 2002.09797), 3, 4.
     """
     data, made = checked(data, made)
-    ours, theirs = radii(data, k), radii(made, k)
     near = torch.cdist(made, data)                                                  # [m n]
-    reached, back = near <= ours, near <= theirs[:, None]
+    reached, back = near <= radii(data, k), near <= radii(made, k)[:, None]
     return {"precision": float(reached.any(1).double().mean()), "recall": float(back.any(0).double().mean()),
             "density": float(reached.sum(1).double().mean() / k), "coverage": float(reached.any(0).double().mean())}
 

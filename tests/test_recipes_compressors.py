@@ -55,14 +55,18 @@ def test_kinds_run_to_their_end(name):
     assert isinstance(c.training(c.KINDS[name], 0, 2), Duel) == (name == "patches")
 
 
-def test_few_pictures_are_the_same_few_at_every_step(monkeypatch):
-    monkeypatch.setattr(c, "FEW", 40)
-    few = c.render(c.full(40, data.rng("given")))
-    given = c.training(c.KINDS["8x8x4"], 0, 2, few)
-    for run in (c.training(replace(c.KINDS["500 pictures"], pictures=40), 0, 2), given):
-        seen = {tuple(x.flatten()[:400].tolist()) for step in range(6) for x in run.batches(step)}
-        assert len(seen) <= 40
+def test_few_pictures_are_the_same_few_at_every_step_and_standardise_the_code(monkeypatch):
+    kind = replace(c.KINDS["500 pictures"], pictures=40)
+    few = c.allowed(kind, 0)
+    assert few.equal(c.allowed(kind, 0)) and c.allowed(c.KINDS["8x8x4"], 0) is None
+    run = c.training(kind, 0, 2, few)
+    seen = {tuple(x.flatten()[:400].tolist()) for step in range(6) for x in run.batches(step)}
     assert seen <= {tuple(x.flatten()[:400].tolist()) for x in few}
+    monkeypatch.setitem(c.KINDS, "forty", kind)
+    model, _ = c.trained("forty", 0, 2)
+    with torch.no_grad():
+        z = model.encode(few)
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=1e-3)
 
 
 def test_worth_of_a_perfect_and_of_a_broken_model():

@@ -111,6 +111,11 @@ def through(model: LatentAutoencoder, x: Float[Tensor, "b 3 h w"]) -> tuple[Tens
     return model.decoder(z).float(), (mean.square() + log_var.exp() - 1 - log_var).mean() / 2
 
 
+def allowed(kind: Kind, seed: int) -> Float[Tensor, "n 3 32 32"] | None:
+    """The only pictures that a kind may see, or None if they are always new."""
+    return render(full(kind.pictures, rng("few", seed))) if kind.pictures else None
+
+
 def training(kind: Kind, seed: int, steps: int, few: Tensor | None = None) -> Training:
     """Its training, with a discriminator as a duel; few: the only pictures that it may see."""
     model, error = made(lambda: LatentAutoencoder(kind.config), seed), kind.error()
@@ -118,7 +123,6 @@ def training(kind: Kind, seed: int, steps: int, few: Tensor | None = None) -> Tr
     def alone(x: Tensor) -> dict[str, Tensor]:
         y, kl = through(model, x)
         return {"loss": error(x, y) + kind.config.kl * kl}
-    few = render(full(kind.pictures, rng("few", seed))) if kind.pictures else few
     shown = pictures(BATCH, seed) if few is None else batches(few, BATCH, seed)
     same = {"steps": steps, "lr": RATE, "ema": .99, "seed": seed, "autocast": fast_precision()}
     if not kind.fooling:
@@ -135,6 +139,7 @@ def training(kind: Kind, seed: int, steps: int, few: Tensor | None = None) -> Tr
 
 def trained(name: str, seed: int, steps: int = STEPS, few: Tensor | None = None) -> tuple[LatentAutoencoder, float]:
     """The averaged auto-encoder, its code standardised on pictures of its kind, and the seconds that it took."""
+    few = allowed(KINDS[name], seed) if few is None else few
     run = training(KINDS[name], seed, steps, few)
     for _ in run:
         pass

@@ -33,6 +33,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import hypergeom
 from torch.nn.functional import leaky_relu, logsigmoid
 
+# %%
 from minidiff import data, gan, oracle, plot, scenes, weights
 from minidiff.autoencoder import shuffled, stretched
 from minidiff.mixture import GaussianMixture

@@ -319,7 +319,7 @@ plot.grid(torch.cat(shaken), columns=9,
 # *patches* of a reconstruction, small squares, look real. What do they bring here? The recipe `compressors` trains
 # small auto-encoders, 0.15 million numbers, for 800 steps of 16 pictures, three seeds each. Features are those of
 # chapter 2's denoising auto-encoder (no label enters), a discriminator judges patches of $10 \times 10$. Three
-# weights of each term were tried on another seed; none beat the plain loss, and the least harmful is shown.
+# weights of each term were tried on another seed (two of the judge's in a shorter training), and the best is shown.
 
 # %%
 bench2 = json.loads((weights.TRAINED / "compressors.json").read_text())["rows"]

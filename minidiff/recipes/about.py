@@ -1,7 +1,9 @@
 """What every recipe does besides training: start from a seed, choose the precision, report, and tell the machine."""
 import json
 import platform
+import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -52,6 +54,24 @@ def measured(path: Path, measure: Callable[[nn.Module], dict]) -> None:
     parts = {child: note["file"] for child, note in weights.describe(path)["parts"].items()}
     quality = measure(weights.load(path))
     weights.save(path, weights.load(path), dtype=torch.float16, about=about | {"quality": quality}, parts=parts)
+
+
+def recorded(path: Path, recipe: str, rows: dict[str, Callable[[], dict]], runs: Path = RUNS) -> None:
+    """PATH.json from the rows that these calls give, each with the processor's minutes; `rows` names each row's file.
+
+    A row is kept in `runs` as soon as it is there, so an interrupted comparison goes on with the next.
+    """
+    runs.mkdir(exist_ok=True)
+    kept = {runs / f"{name.replace(' ', '-')}.json": make for name, make in rows.items()}
+    for file, make in kept.items():
+        if not file.exists():
+            began = time.process_time()
+            found = make() | {"minutes": round((time.process_time() - began) / 60, 2)}
+            write(file, json.dumps(found).encode())
+            print(found, flush=True)
+    about = {"recipe": recipe, "machine": machine(), "date": str(date.today()),
+             "rows": [json.loads(file.read_text()) for file in kept]}
+    write(path, json.dumps(about, indent=1).encode())
 
 
 class Notes:

@@ -3,20 +3,16 @@
 Pixels against codes, at equal steps and at equal time; readers and codes that go on learning with the network; an
 auto-encoder that saw few pictures or many. The painters are those of `painting`.
 """
-import json
-import time
 from collections.abc import Callable
-from datetime import date
 from functools import cache, partial
 from pathlib import Path
 
 from minidiff import weights
 from minidiff.data import rng
 from minidiff.latent import LatentAutoencoder
-from minidiff.plot import write
 from minidiff.recipes import compressors
 from minidiff.recipes import painters as p
-from minidiff.recipes.about import RUNS, machine
+from minidiff.recipes.about import RUNS, recorded
 from minidiff.recipes.latent_diffusion import reconstruction
 from minidiff.recipes.painting import Arm, Pool, encoded, kinds, tidied, tidy, training
 from minidiff.scenes import render
@@ -74,18 +70,8 @@ def row(name: str, seed: int, n: int = N) -> dict:
 
 def compared(folder: Path = weights.TRAINED, seeds: int = 3) -> None:
     """assembling.json: all rows; an interrupted run keeps what it has in runs/."""
-    RUNS.mkdir(exist_ok=True)
-    kept = {(name, seed): RUNS / f"assembling-{name.replace(' ', '-')}-{seed}.json"
-            for name in ARMS for seed in range(seeds)}
-    for (name, seed), path in kept.items():
-        if not path.exists():
-            began = time.process_time()
-            found = row(name, seed) | {"minutes": round((time.process_time() - began) / 60, 2)}
-            write(path, json.dumps(found).encode())
-            print(found, flush=True)
-    about = {"recipe": "assembling.compared", "machine": machine(), "date": str(date.today()),
-             "rows": [json.loads(path.read_text()) for path in kept.values()]}
-    write(folder / "assembling.json", json.dumps(about, indent=1).encode())
+    rows = {f"assembling-{name}-{seed}": partial(row, name, seed) for name in ARMS for seed in range(seeds)}
+    recorded(folder / "assembling.json", "assembling.compared", rows, RUNS)
 
 
 RECIPES = {"assembling": compared}

@@ -2,11 +2,8 @@
 
 All are small (side 32, a run takes a minute or two), trained on fresh pictures of world `full` and judged on others.
 """
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +17,7 @@ from minidiff.data import batches, noise, pictures, rng
 from minidiff.gan import Duel, believed, halvings, telling_apart
 from minidiff.latent import LatentAutoencoder, LatentConfig
 from minidiff.oracle import same
-from minidiff.plot import write
-from minidiff.recipes.about import RUNS, fast_precision, machine, made
+from minidiff.recipes.about import RUNS, fast_precision, made, recorded
 from minidiff.recipes.quality import legible, psnr, sharpness
 from minidiff.scenes import full, render
 from minidiff.train import Training
@@ -177,18 +173,9 @@ def row(name: str, seed: int, steps: int, n: int) -> dict:
 
 def compared(folder: Path = weights.TRAINED, seeds: int = 3, steps: int = STEPS, n: int = N) -> None:
     """compressors.json: all rows; an interrupted run keeps what it has in runs/."""
-    RUNS.mkdir(exist_ok=True)
-    kept = {(name, seed): RUNS / f"compressors-{steps}-{n}-{name.replace(' ', '-')}-{seed}.json"
+    rows = {f"compressors-{steps}-{n}-{name}-{seed}": partial(row, name, seed, steps, n)
             for seed in range(seeds) for name in KINDS}
-    for (name, seed), path in kept.items():
-        if not path.exists():
-            began = time.process_time()
-            found = row(name, seed, steps, n) | {"minutes": round((time.process_time() - began) / 60, 2)}
-            write(path, json.dumps(found).encode())
-            print(found, flush=True)
-    about = {"recipe": "compressors.compared", "machine": machine(), "date": str(date.today()),
-             "rows": [json.loads(path.read_text()) for path in kept.values()]}
-    write(folder / "compressors.json", json.dumps(about, indent=1).encode())
+    recorded(folder / "compressors.json", "compressors.compared", rows, RUNS)
 
 
 RECIPES = {"compressors": compared}

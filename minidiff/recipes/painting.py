@@ -2,11 +2,8 @@
 
 Their world is `tidy`: the scenes of `full` with every thing put on one of few places, so that minutes teach something.
 """
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +17,8 @@ from minidiff.data import batches, bilingual, noise, rng
 from minidiff.denoiser import Denoiser
 from minidiff.guidance import cfg_doubled, clamp
 from minidiff.oracle import Reading, analyse
-from minidiff.plot import write
 from minidiff.recipes import painters as p
-from minidiff.recipes.about import RUNS, fast_precision, machine, made
+from minidiff.recipes.about import RUNS, fast_precision, made, recorded
 from minidiff.samplers import dpmpp_path, last
 from minidiff.scenes import COLOURS, Scene, Scenes, full, render
 from minidiff.schedules import times, trigonometric
@@ -253,18 +249,9 @@ def row(name: str, seed: int, steps: int, n: int) -> dict:
 
 def compared(folder: Path = weights.TRAINED, seeds: int = 3, steps: int = STEPS, n: int = N) -> None:
     """painting.json: all rows; an interrupted run keeps what it has in runs/."""
-    RUNS.mkdir(exist_ok=True)
-    kept = {(name, seed): RUNS / f"painting-{steps}-{n}-{name.replace(' ', '-')}-{seed}.json"
+    rows = {f"painting-{steps}-{n}-{name}-{seed}": partial(row, name, seed, steps, n)
             for seed in range(seeds) for name in ARMS}
-    for (name, seed), path in kept.items():
-        if not path.exists():
-            began = time.process_time()
-            found = row(name, seed, steps, n) | {"minutes": round((time.process_time() - began) / 60, 2)}
-            write(path, json.dumps(found).encode())
-            print(found, flush=True)
-    about = {"recipe": "painting.compared", "machine": machine(), "date": str(date.today()),
-             "rows": [json.loads(path.read_text()) for path in kept.values()]}
-    write(folder / "painting.json", json.dumps(about, indent=1).encode())
+    recorded(folder / "painting.json", "painting.compared", rows, RUNS)
 
 
 RECIPES = {"paintings": compared}

@@ -4,10 +4,7 @@ One small network learns both: it is told a caption of what it paints, and half 
 before the change, as words beside the caption's. Then it edits with the picture shown, or without, from noised codes.
 It is told the new colour alone, so whatever else comes out right must come from the picture.
 """
-import json
-import time
 from dataclasses import replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +19,8 @@ from minidiff.data import batches, noise, rng
 from minidiff.denoiser import Denoiser
 from minidiff.guidance import cfg_doubled
 from minidiff.oracle import analyse
-from minidiff.plot import write
 from minidiff.recipes import painters as p
-from minidiff.recipes.about import RUNS, fast_precision, machine, made
+from minidiff.recipes.about import RUNS, fast_precision, made, recorded
 from minidiff.recipes.painting import encoded, read_once, tidied, tidy
 from minidiff.samplers import dpmpp_path, last
 from minidiff.scenes import COLOURS, Scene, render
@@ -134,17 +130,8 @@ def row(seed: int, steps: int = STEPS, n: int = N) -> dict:
 
 def compared(folder: Path = weights.TRAINED, seeds: int = 3) -> None:
     """showing.json: all rows; an interrupted run keeps what it has in runs/."""
-    RUNS.mkdir(exist_ok=True)
-    kept = [RUNS / f"showing-{seed}.json" for seed in range(seeds)]
-    for seed, path in enumerate(kept):
-        if not path.exists():
-            began = time.process_time()
-            found = row(seed) | {"minutes": round((time.process_time() - began) / 60, 2)}
-            write(path, json.dumps(found).encode())
-            print(found, flush=True)
-    about = {"recipe": "showing.compared", "machine": machine(), "date": str(date.today()),
-             "rows": [json.loads(path.read_text()) for path in kept]}
-    write(folder / "showing.json", json.dumps(about, indent=1).encode())
+    rows = {f"showing-{seed}": partial(row, seed) for seed in range(seeds)}
+    recorded(folder / "showing.json", "showing.compared", rows, RUNS)
 
 
 RECIPES = {"showing": compared}

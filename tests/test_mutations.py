@@ -323,6 +323,55 @@ MUTATIONS = {
     ("samplers", "test_samplers::test_streams_of_noise_are_normal_and_unrelated"): [
         ('rng("steps", seed', 'rng("start", seed'),
     ],
+    ("guidance", "test_guidance::test_classifier_guidance_at_scale_one_is_the_conditional_posterior_mean"): [
+        ("like(scale * sigma**2 / alpha, x)", "like(scale * sigma / alpha, x)"),
+        ("like(scale * sigma**2 / alpha, x)", "like(scale * sigma**2, x)"),
+        ("return denoise(x, t) + like(scale", "return denoise(x, t) - like(scale"),
+    ],
+    ("guidance", "test_guidance::test_a_gradient_is_taken_row_by_row_and_within_no_grad"): [
+        ("torch.autograd.grad(said.sum(), at)", "torch.autograd.grad(said.mean(), at)"),
+    ],
+    ("guidance", "test_guidance::test_an_interval_guides_inside_and_pays_nothing_outside"): [
+        ("(t >= low) & (t <= high)", "(t >= low) | (t <= high)"),
+        ("(guided if within.all() else plain)(x, t)", "(plain if within.all() else guided)(x, t)"),
+    ],
+    ("guidance", "test_guidance::test_rescaling_gives_back_the_spread_of_the_unguided_guess"): [
+        ("share * wanted / found", "share * found / wanted"),
+        ("guess.flatten(1).std(1)", "guess.flatten(1).var(1)"),
+    ],
+    ("guidance", "test_guidance::test_the_known_part_carries_one_and_the_same_noise_under_ddim"): [
+        ("torch.where(mask, denoise(x, t), known.to(x))", "torch.where(mask, known.to(x), denoise(x, t))"),
+    ],
+    ("guidance", "test_guidance::test_walking_back_and_forth"): [
+        ("[*[piece] * (repeats - 1), piece[:-1]]", "[*[piece] * repeats, piece[:-1]]"),
+        ("times[i : i + jump + 1]", "times[i : i + jump]"),
+    ],
+    ("guidance", "test_guidance::test_where_times_rise_the_marginal_is_that_of_more_noise"): [
+        ("added_variance(to, at).sqrt()", "added_variance(to, at)"),
+        ("like(to[0] / at[0], x) * x + like", "x + like"),
+    ],
+    ("metrics", "test_metrics::test_statistics_of_parts_add_up_to_those_of_the_whole"): [
+        ("torch.outer(gap, gap) * self.n * other.n / n", "torch.outer(gap, gap) * self.n * other.n"),
+        ("self.mean + gap * other.n / n", "self.mean + gap * self.n / n"),
+    ],
+    ("metrics", "test_metrics::test_frechet_distance_by_the_matrix_root_and_by_the_eigenvalues_of_the_product"): [
+        ("a.T @ cov2.double() @ a", "a @ cov2.double() @ a.T"),
+        ("traces - 2 * roots.sum()", "traces - roots.sum()"),
+        (".clamp(min=0).sqrt()\n    traces", ".clamp(min=0)\n    traces"),
+    ],
+    ("metrics", "test_metrics::test_kid_is_its_definition"): [
+        ("/ (size * (size - 1))", "/ (size * size)"),
+        ("/ x.shape[2] + 1) ** 3", "/ x.shape[2] + 1) ** 2"),
+        ("within - 2 * ab", "within - ab"),
+    ],
+    ("metrics", "test_metrics::test_precision_and_recall_by_counting"): [
+        ("kthvalue(k + 1, dim=1)", "kthvalue(k, dim=1)"),
+        ("back.any(0).double()", "reached.any(0).double()"),
+    ],
+    ("metrics", "test_metrics::test_clip_score_is_a_cosine_in_percent_and_never_below_zero"): [
+        (".sum(1).clamp(min=0) for", ".sum(1) for"),
+        ("100 * (clip", "2.5 * (clip"),
+    ],
     ("guidance", "test_guidance::test_guidance_follows_the_score_of_the_sharpened_density"): [
         ("away + scale * (positive(x, t) - away)", "away + (1 + scale) * (positive(x, t) - away)"),
         ("(positive(x, t) - away)", "(away - positive(x, t))"),

@@ -30,6 +30,7 @@ from exercises import (  # noqa: E402
     ch04,
     ch05,
     ch06,
+    ch07,
     differs,
     luck,
     misshapen,
@@ -562,6 +563,42 @@ def compose_by_guidance(a, b, none, scale):
     (ch06.q3, clip_loss_by_cross_entropy), (ch06.q4, attention_by_pytorch), (ch06.q4, attention_by_a_large_penalty),
     (ch06.q5, start_by_the_library), (ch06.q6, compose_by_weights), (ch06.q6, compose_by_guidance)])
 def test_another_road_of_chapter_6_is_right_as_well(exercise, answer):
+    assert exercise.judge(answer).right, exercise.judge(answer).says
+
+
+def push_by_the_score(x0, slope, level, scale):
+    """Back to x_t's score, and forth by Tweedie's formula."""
+    alpha, sigma = level
+    x = torch.zeros_like(x0)
+    score = (alpha[:, None] * x0 - x) / sigma[:, None] ** 2 + scale * slope
+    return (x + sigma[:, None] ** 2 * score) / alpha[:, None]
+
+
+def fits_by_the_largest(log_p, fits):
+    rows = []
+    for row in log_p:
+        top, inside = row.amax(), row[fits]
+        rows.append((inside - inside.amax()).exp().sum().log() + inside.amax() - ((row - top).exp().sum().log() + top))
+    return torch.stack(rows)
+
+
+def rescaled_row_by_row(guided, positive, share):
+    return torch.stack([torch.lerp(g, g * p.std() / g.std(), share) for g, p in zip(guided, positive, strict=True)])
+
+
+def noised_again_by_the_library(x, at, to, eps):
+    return to[0] / at[0] * x + samplers.added_variance(to, at).sqrt() * eps
+
+
+def measured_by_torch(x0, v, y, r):
+    return torch.distributions.Normal(x0.mean(1), (v / x0.shape[1] + r ** 2) ** .5).log_prob(y)
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [
+    (ch07.q1, lambda eps_y, eps_none, w: torch.lerp(eps_none, eps_y, 1 + w)), (ch07.q2, push_by_the_score),
+    (ch07.q3, fits_by_the_largest), (ch07.q4, rescaled_row_by_row), (ch07.q5, noised_again_by_the_library),
+    (ch07.q6, measured_by_torch)])
+def test_another_road_of_chapter_7_is_right_as_well(exercise, answer):
     assert exercise.judge(answer).right, exercise.judge(answer).says
 
 
@@ -1099,6 +1136,38 @@ def composes_once(a, b, none, scale):
     return composes(lambda a, b, none, s: none + s * (a + b - 2 * none))(a, b, none, scale)(z, t)
 
 
+def pushed_by(factor):
+    """Another factor before the slope."""
+    return lambda x0, slope, level, scale: x0 + scale * factor(*level)[:, None] * slope
+
+
+def loud_by(ratio):
+    """Another factor from the two standard deviations."""
+    def rescaled(guided, positive, share):
+        wanted, found = (x.flatten(1).std(1).reshape(-1, *[1] * (x.ndim - 1)) for x in (positive, guided))
+        return (1 - share + share * ratio(wanted, found)) * guided
+    return rescaled
+
+
+def quiet_around_the_mean(guided, positive, share):
+    """The mean stays, what is around it shrinks."""
+    mean = guided.flatten(1).mean(1).reshape(-1, *[1] * (guided.ndim - 1))
+    return ch07.rescaled(guided - mean, positive, share) + mean
+
+
+def up_with(fresh=lambda k, s, u: (u ** 2 - k ** 2 * s ** 2) ** .5, kept=lambda a, b: b / a):
+    """RePaint's step up with one part done otherwise; fresh takes the true ratio of the alphas."""
+    return lambda x, at, to, eps: kept(at[0], to[0]) * x + fresh(to[0] / at[0], at[1], to[1]) * eps
+
+
+def measured_with(spread):
+    """Another variance of y."""
+    def log_measured(x0, v, y, r):
+        wide = torch.as_tensor(spread(v, x0.shape[1], r), dtype=torch.float64)
+        return -(y - x0.mean(1)) ** 2 / (2 * wide) - (2 * np.pi * wide).log() / 2
+    return log_measured
+
+
 MISTAKES = [
     (ch06.q1, "additions too", lambda side, c: 2 * ch06.multiplications(side, c), "addition"),
     (ch06.q1, "three matrices", costs_with(matrices=3), "four matrices"),
@@ -1511,6 +1580,57 @@ MISTAKES = [
     (ch03.q6, "no weights", curve(lambda u, p: torch.special.ndtr(u).mean(1)), "quantile"),
     (ch03.q6, "one bell", curve(lambda u, p: torch.special.ndtr((u * p).sum(1))), "quantile"),
     (ch03.q6, "curve only", lambda x, p, m, s: curve()(x, p, m, s)[0], "pair"),
+
+    (ch07.q1, "this course's scale", lambda y, none, w: none + w * (y - none), "scale 0"),
+    (ch07.q1, "exchanged", lambda y, none, w: (1 + w) * none - w * y, "exchanged"),
+    (ch07.q1, "away", lambda y, none, w: y - w * (y - none), "1 + w"),
+    (ch07.q1, "both added", lambda y, none, w: (1 + w) * y + w * none, "add up to 1"),
+    (ch07.q1, "the guess scaled", lambda y, none, w: y + w * y, "difference"),
+
+    (ch07.q2, "sigma", pushed_by(lambda a, s: s), "yours is sigma"),
+    (ch07.q2, "no alpha", pushed_by(lambda a, s: s ** 2), "alpha is missing"),
+    (ch07.q2, "not squared", pushed_by(lambda a, s: s / a), "not squared"),
+    (ch07.q2, "downhill", pushed_by(lambda a, s: -s ** 2 / a), "uphill"),
+    (ch07.q2, "no factor", pushed_by(lambda a, s: torch.ones_like(s)), "factor sigma² / alpha is missing"),
+    (ch07.q2, "no scale", lambda x0, g, level, w: ch07.push(x0, g, level, 1.), "no effect"),
+    (ch07.q2, "all scaled", lambda x0, g, level, w: w * ch07.push(x0, g, level, 1.), "push alone"),
+    (ch07.q2, "along the width", lambda x0, g, level, w: x0 + w * (level[1] ** 2 / level[0]) * g, "stops with"),
+
+    (ch07.q3, "those that do not fit", lambda p, fits: ch07.log_fits(p, ~fits), "do not fit"),
+    (ch07.q3, "odds", lambda p, fits: p[:, fits].logsumexp(1) - p[:, ~fits].logsumexp(1), "all scenes"),
+    (ch07.q3, "the share", lambda p, fits: ch07.log_fits(p, fits).exp(), "logarithm"),
+    (ch07.q3, "a product", lambda p, fits: p.log_softmax(1)[:, fits].sum(1), "sum of shares"),
+    (ch07.q3, "not normalised", lambda p, fits: p[:, fits].logsumexp(1), "p(x, y)"),
+    (ch07.q3, "the likeliest", lambda p, fits: p.log_softmax(1)[:, fits].amax(1), "likeliest"),
+    (ch07.q3, "exponentials", lambda p, fits: (p.exp()[:, fits].sum(1) / p.exp().sum(1)).log(), "logsumexp"),
+
+    (ch07.q4, "over the batch", lambda g, p, share: (1 - share + share * p.std() / g.std()) * g, "of the batch"),
+    (ch07.q4, "upside down", loud_by(lambda wanted, found: found / wanted), "wrong way round"),
+    (ch07.q4, "variances", loud_by(lambda wanted, found: (wanted / found) ** 2), "variances"),
+    (ch07.q4, "the other guess", lambda g, p, share: ch07.rescaled(p, g, share) if share else g, "not the other"),
+    (ch07.q4, "the mean kept", quiet_around_the_mean, "only its mean"),
+    (ch07.q4, "share exchanged", lambda g, p, share: ch07.rescaled(g, p, 1 - share), "nothing is mended"),
+    (ch07.q4, "a power", lambda g, p, share: g * (p.flatten(1).std(1) / g.flatten(1).std(1)).reshape(
+        -1, *[1] * (g.ndim - 1)) ** share, "not a power"),
+    (ch07.q4, "mixed with the unguided", lambda g, p, share: ch07.rescaled(g, p, 1.) * share + (1 - share) * (
+        p if share else g), "not with the unguided"),
+
+    (ch07.q5, "all the noise", up_with(lambda k, s, u: u), "share must be taken away"),
+    (ch07.q5, "alpha, no ratio", up_with(kept=lambda a, b: b), "by their ratio"),
+    (ch07.q5, "stds subtracted", up_with(lambda k, s, u: u - k * s), "Variances are subtracted"),
+    (ch07.q5, "old noise as it was", up_with(lambda k, s, u: abs(u ** 2 - s ** 2) ** .5), "shrinks, too"),
+    (ch07.q5, "the variance", up_with(lambda k, s, u: u ** 2 - k ** 2 * s ** 2), "its root"),
+    (ch07.q5, "variance preserving", up_with(lambda k, s, u: (1 - k ** 2).clamp(min=0) ** .5), "only where alpha²"),
+    (ch07.q5, "the way down", lambda x, at, to, eps: ch07.noised_again(x, to, at, eps), "should be"),
+
+    (ch07.q6, "v for v / d", measured_with(lambda v, d, r: v + r ** 2), "v / d, not v"),
+    (ch07.q6, "v left out", measured_with(lambda v, d, r: r ** 2), "makes y uncertain"),
+    (ch07.q6, "stds added", measured_with(lambda v, d, r: ((v / d) ** .5 + r) ** 2), "Variances add up"),
+    (ch07.q6, "r not squared", measured_with(lambda v, d, r: v / d + r), "standard deviation"),
+    (ch07.q6, "no half", lambda x0, v, y, r: 2 * ch07.log_measured(x0, v, y, r), "half of the square"),
+    (ch07.q6, "the sign", lambda x0, v, y, r: -ch07.log_measured(x0, v, y, r), "sign"),
+    (ch07.q6, "no density", lambda x0, v, y, r: -(y - x0.mean(1)) ** 2 / 2 / (v / x0.shape[1] + r ** 2), "integral"),
+    (ch07.q6, "no gradient", lambda x0, v, y, r: ch07.log_measured(x0.detach(), v, y, r), "nothing pushes"),
 ]
 
 

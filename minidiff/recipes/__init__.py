@@ -9,6 +9,7 @@ from minidiff.recipes import (
     drawing,
     flows,
     gans,
+    guides,
     latent_diffusion,
     mixtures,
     painting,
@@ -18,4 +19,4 @@ from minidiff.recipes import (
 RECIPES = (drawing.RECIPES | mixtures.RECIPES | autoencoding.RECIPES | codes.RECIPES
            | flows.RECIPES | gans.RECIPES | diffusion.RECIPES | denoising.RECIPES
            | latent_diffusion.RECIPES | painting.RECIPES | compressors.RECIPES | assembling.RECIPES
-           | showing.RECIPES)
+           | showing.RECIPES | guides.RECIPES)

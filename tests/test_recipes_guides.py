@@ -150,7 +150,7 @@ def test_rows_run_to_their_end(monkeypatch, tmp_path):
 
 
 def test_asked_about_the_guess_the_gradient_goes_through_the_painter(painter):
-    log_prob = g.sharp(painter, lambda z, t: -z.square().flatten(1).sum(1))
+    log_prob = g.of_the_guess(painter, lambda z, t: -z.square().flatten(1).sum(1))
     z = torch.randn(1, 4, 8, 8)
     push = guidance.by_gradient(g.told_nothing(painter), log_prob, trigonometric, 1.)(z, torch.tensor(.5))
     assert (push - guidance.by_gradient(g.told_nothing(painter), log_prob, trigonometric, 0.)(z, torch.tensor(.5))

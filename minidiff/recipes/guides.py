@@ -186,8 +186,8 @@ def outcome(guess: Denoise, painter: TextToImage, told: list[str], *, seed: int,
     return judged(*paint(guess, painter, len(told), seed=seed, steps=steps), told)
 
 
-def sharp(painter: TextToImage, log_prob: LogProb) -> LogProb:
-    """The guide asked about the painter's guess, which looks clean, in place of the noisy code."""
+def of_the_guess(painter: TextToImage, log_prob: LogProb) -> LogProb:
+    """The guide asked about the painter's guess, as if it were a clean code, in place of the noisy one."""
     free = told_nothing(painter)
     return lambda z, t: log_prob(free(z, t), torch.zeros(()))
 
@@ -198,7 +198,7 @@ def guided(kind: str, noised: bool, seed: int, steps: int = TRAINED, *, told: li
     for _ in followed(run, kind, 500):
         pass
     painter, log_prob = weights.load("text-to-image").requires_grad_(False), says(run.averaged.eval(), kind, told)
-    clean = (lambda z, t: log_prob(z, torch.zeros(()))), sharp(painter, log_prob)
+    clean = (lambda z, t: log_prob(z, torch.zeros(()))), of_the_guess(painter, log_prob)
     ways = {"noised": log_prob} if noised else dict(zip(("clean on z_t", "clean on the guess"), clean, strict=True))
     return {"guide": kind, "seed": seed, "steps": steps, "parameters": sum(q.numel() for q in run.parameters.values()),
             "ways": {way: {scale: outcome(pushed(painter, f, scale), painter, told, seed=seed)

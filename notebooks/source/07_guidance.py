@@ -895,8 +895,16 @@ def halved(n, seed):
 
 
 # %%
-picked, known_part, hole = halved(3, 1)
-grid_t, x_t = torch.tensor(.4).double(), data.noise((3, 3, 16, 16), 8).double()
+hole = (torch.arange(16) > 7).expand(3, 1, 16, -1)
+seen = world.means_[:, (~hole[:1]).expand(1, 3, -1, -1).flatten()]
+apart = torch.cdist(seen[:400], seen).masked_fill_(torch.cdist(seen[:400], seen) < .2, 99.)
+a, b = divmod(int(apart.argmin()), len(seen))            # two scenes that look nearly alike there
+middle = ((world.means_[a] + world.means_[b]) / 2).reshape(3, 16, 16)
+known_part = middle + .03 * data.noise((3, 3, 16, 16), 1).double()
+grid_t = torch.tensor(.4).double()
+x_t = schedule(grid_t)[0] * middle + .1 * data.noise((3, 3, 16, 16), 8).double()
+
+# %%
 by_hand = []
 alpha, sigma = schedule(grid_t)
 v = (alpha * .1) ** 2 + sigma ** 2

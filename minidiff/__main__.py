@@ -45,7 +45,9 @@ def loaded(args: argparse.Namespace) -> nn.Module:
     from minidiff import weights
     model = weights.load(args.weights)
     if args.side == 64:
-        model.autoencoder = weights.load("latent-autoencoder-64")
+        small, model.autoencoder = model.autoencoder, weights.load("latent-autoencoder-64")
+        if not all(getattr(small, name).allclose(getattr(model.autoencoder, name)) for name in ("mean", "std")):
+            raise ValueError(f"{args.weights} paints other codes than the decoder for side 64 reads: leave --side out")
     return model
 
 

@@ -37,6 +37,15 @@ def test_larger_pictures_show_the_same_scene(tmp_path):
     assert a is not None and oracle.same(a, b)
 
 
+def test_foreign_codes_are_not_given_to_the_larger_decoder(tmp_path, monkeypatch, capsys):
+    model = weights.load("text-to-image")
+    model.autoencoder.std.mul_(2)
+    monkeypatch.setattr(weights, "load", lambda name, load=weights.load: model if "mine" in str(name) else load(name))
+    output = str(tmp_path / "p.png")
+    assert main(["paint", SENTENCE, "-n", "1", "--steps", "1", "--side", "64", "--weights", "mine", "-o", output]) == 2
+    assert "paints other codes than the decoder for side 64 reads" in capsys.readouterr().err
+
+
 def test_film(tmp_path):
     assert main(["paint", SENTENCE, "-n", "1", "--steps", "4", "-o", str(tmp_path / "p.png"),
                  "--film", str(tmp_path / "p.gif")]) == 0

@@ -214,6 +214,18 @@ def differs(got: Any, want: Any, what: str, usual: Mapping[str, float] | None = 
     return f"{what} is {brief(float(number))}; it should be {brief(float(want))}. {advice}".strip()
 
 
+def unlike(got: Any, want: Any, what: str, usual: Mapping[str, Any] | None = None, *, tol: float = 1e-5) -> str | None:
+    """`differs` closer by, and for tensors, too, with the advice against a usual mistake, by what that gives."""
+    if not isinstance(want, Tensor):
+        return differs(got, want, what, usual, tol=tol)
+    wrong = differs(got, want, what, tol=tol)
+    if wrong is None or not isinstance(got, Tensor):
+        return wrong
+    usual = (usual or {}).items()
+    advice = (a for a, w in usual if got.shape == w.shape and torch.allclose(got.double(), w, equal_nan=True))
+    return f"{wrong} {next(advice, '')}".strip()
+
+
 def luck(counts: Tensor, shares: Tensor) -> float:
     """How probable it is that counts are at least as far from their shares as these, in the sense of chi-square.
 

@@ -8,21 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from minidiff import data, layers
 from minidiff.schedules import like, trigonometric
 
-from . import Exercise, Wrong, brief, differs, misshapen
+from . import Exercise, Wrong, brief, differs, misshapen, unlike
 
 
 def random(*shape, key):
     """Normal numbers, float64, that depend on the key alone."""
     return torch.randn(*shape, generator=data.rng("exercise", 6, key), dtype=torch.float64)
-
-
-def unlike(got, want, what, usual):
-    """`differs` at 1e-5 for tensors, with the advice against a usual mistake, by what that gives."""
-    wrong = differs(got, want, what, tol=1e-5)
-    if wrong is None or not isinstance(got, torch.Tensor):
-        return wrong
-    advice = (a for a, w in usual.items() if got.shape == w.shape and torch.allclose(got.double(), w, equal_nan=True))
-    return f"{wrong} {next(advice, '')}".strip()
 
 
 def parts(got, *names):

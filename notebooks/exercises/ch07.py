@@ -8,22 +8,12 @@ import torch
 from minidiff import data
 from minidiff.mixture import GaussianMixture
 
-from . import Exercise, brief, differs, misshapen
+from . import Exercise, brief, differs, misshapen, unlike
 
 
 def random(*shape, key):
     """Normal numbers, float64, that depend on the key alone."""
     return torch.randn(*shape, generator=data.rng("exercise", 7, key), dtype=torch.float64)
-
-
-def unlike(got, want, what, usual=None):
-    """`differs` for tensors, with the advice against a usual mistake, by what that gives."""
-    wrong = differs(got, want, what, tol=1e-6)
-    if wrong is None or not isinstance(got, torch.Tensor):
-        return wrong
-    usual = (usual or {}).items()
-    advice = (a for a, w in usual if got.shape == w.shape and torch.allclose(got.double(), w, equal_nan=True))
-    return f"{wrong} {next(advice, '')}".strip()
 
 
 # --- 1 two conventions ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.autoencoder import Encoder
+from minidiff.autoencoder import AutoencoderConfig, to_vector
 from minidiff.data import Contrast
 from minidiff.layers import TransformerBlock
 from minidiff.text import TextEncoder
@@ -49,9 +49,8 @@ class Clip(nn.Module):
     def __init__(self, config: ClipConfig, *, text: TextEncoder):
         super().__init__()
         self.config = config
-        cells = (config.size // 2 ** len(config.widths)) ** 2
-        self.picture = PatchEncoder(config) if config.patch else nn.Sequential(
-            Encoder(3, 32, config.widths), nn.Flatten(), nn.Linear(32 * cells, config.d))
+        self.picture = PatchEncoder(config) if config.patch else to_vector(
+            AutoencoderConfig(side=config.size, encoder=config.widths, neck=32), config.d)
         self.text = text
         self.project = nn.Linear(text.config.d, config.d, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(2.))

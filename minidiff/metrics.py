@@ -1,16 +1,45 @@
 """How near a generator's pictures are to the data: Fréchet and kernel distance, precision and recall, CLIP score.
 
-Two sets of pictures are compared by their features [n d] in a network that the caller brings, in float64.
+Two sets of pictures are compared by their features [n d] in float64. Which network makes them is the caller's choice:
+`weights.load("features")` for scenes, one trained on photographs for those.
 """
 import warnings
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from minidiff.autoencoder import AutoencoderConfig, to_vector
 from minidiff.captions import encode
 from minidiff.clip import Clip
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """How many numbers describe a picture, how many questions about it they must answer, and the network's layers."""
+    d: int = 64
+    answers: int = 157
+    net: AutoencoderConfig = AutoencoderConfig(side=32, encoder=(32, 64, 96), neck=32)
+
+
+class Features(nn.Module):
+    """A picture as numbers from which a classifier answers, as those of Inception's last layer but one."""
+
+    def __init__(self, config: FeaturesConfig):
+        super().__init__()
+        self.config, self.net = config, to_vector(config.net, config.d)
+        self.answers = nn.Linear(config.d, config.answers)
+        self.register_buffer("unit", torch.ones(()))
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """The features, in a unit in which their variances over the world are 1 on average."""
+        return self.net(x).float() / self.unit
+
+    def logits(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """The answers."""
+        return self.answers(F.silu(self(x) * self.unit))
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,8 @@ def test_tools(path, rule):
 
 
 def test_size_of_the_library():
-    assert sum(len(code_lines(read(path))) for path in LIBRARY) <= LINES_OF_LIBRARY
+    """What the chapters add; the command line stands above them, as the recipes do."""
+    assert sum(len(code_lines(read(path))) for path in LIBRARY if path.stem != "__main__") <= LINES_OF_LIBRARY
 
 
 # The rules can fail: one planted violation each, and a twin that is allowed.

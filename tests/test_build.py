@@ -12,6 +12,8 @@ import nbformat
 import pytest
 from PIL import Image
 
+from minidiff.notebook import CLAIM
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "notebooks" / "source"))
 import build  # noqa: E402
@@ -203,6 +205,26 @@ def test_an_edit_is_out_of_step(folder):
     (folder / "source" / "01_new.py").write_text(TINY)
     assert build.out_of_step(folder) == [f"{folder.name}/01_new.ipynb"]
     (folder / "source" / "01_new.py").unlink()
+
+
+def test_the_page_of_claims_tells_what_the_notebooks_recorded(tmp_path):
+    """Every claim of a notebook, under its title, linked to the part in which it stands; an edit of the page shows."""
+    record = {"id": "C99", "said": "Two | three.", "number": 3., "n": 5, "seeds": 1, "verdict": "holds", "spread": None,
+              "sentence": "So it is.", "rule": "above 2", "smallest": None}
+    output = nbformat.v4.new_output("display_data", {CLAIM: record, "text/plain": "C99"})
+    cells = [nbformat.v4.new_markdown_cell("# A chapter\n\ntext"),
+             nbformat.v4.new_markdown_cell("## 4 A part\n\n```python\n# no heading\n```"),
+             nbformat.v4.new_code_cell("claim(...)", outputs=[output])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "07_toy.ipynb")
+    page = build.ledger(tmp_path)
+    assert "## [A chapter](07_toy.ipynb)\n" in page
+    row, = (line for line in page.splitlines() if "C99" in line)
+    assert row.startswith("| [C99](<07_toy.ipynb#4-A-part>) | Two ∣ three. | So it is.") and row.endswith("**holds** |")
+    assert build.out_of_step(tmp_path) == ["claims.md", f"{tmp_path.name}/07_toy.ipynb"]
+    (tmp_path / "claims.md").write_text(page, encoding="utf-8")
+    assert "claims.md" not in build.out_of_step(tmp_path)
+    (tmp_path / "claims.md").write_text(page.replace("holds", "does not hold here"), encoding="utf-8")
+    assert "claims.md" in build.out_of_step(tmp_path)
 
 
 def test_one_edit_changes_one_cell_id():

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import io
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -30,6 +31,12 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+LEDGER = """# What the lectures said, and what we measured
+
+Made by `python3 course.py build` from what the notebooks recorded. Every rule was written before its run; where one was
+changed later, the notebook says so.
+
+"""
 STUB = "raise NotImplementedError  # YOUR CODE HERE"
 CUTS = {"### BEGIN SOLUTION": "### END SOLUTION", "### BEGIN HIDDEN TESTS": "### END HIDDEN TESTS"}
 
@@ -155,9 +162,28 @@ def homework(folder: Path = NOTEBOOKS / "homework") -> None:
         print(f"homework/{path.stem}.ipynb", flush=True)
 
 
+def ledger(folder: Path = NOTEBOOKS) -> str:
+    """The page of all claims, from what the notebooks recorded, each linked to the part that settled it."""
+    from minidiff.notebook import CLAIM, claims_table
+
+    parts = []
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        records, titles, anchor = [], [], ""
+        for cell in nbformat.read(path, 4).cells:
+            words = re.sub(r"```.*?```", "", cell.source, flags=re.S) if cell.cell_type == "markdown" else ""
+            heads = re.findall(r"^#+ (.+)$", words, re.M)
+            titles, anchor = titles + heads, heads[-1].strip().replace(" ", "-") if heads else anchor
+            found = [o.data[CLAIM] for o in cell.get("outputs", []) if CLAIM in o.get("data", {})]
+            records += [data | {"id": f"[{data['id']}](<{path.name}#{anchor}>)"} for data in found]
+        if records:
+            parts.append(f"## [{titles[0]}]({path.name})\n\n{claims_table(records).markdown}\n")
+    return LEDGER + "\n".join(parts) if parts else ""
+
+
 def out_of_step(folder: Path = NOTEBOOKS) -> list[str]:
-    """The names of the notebooks that are missing, differ from their sources, or have none; homework too."""
-    bad = []
+    """The names of what is missing, differs from its source, or has none: notebooks, homework, the page of claims."""
+    page = folder / "claims.md"
+    bad = [] if (page.read_text(encoding="utf-8") if page.exists() else "") == ledger(folder) else [page.name]
     for place, version in ((folder, read), (folder / "homework", lambda path: student(read(path)))):
         sources = {path.stem: path for path in (place / "source").glob("*.py") if path.name not in TOOLS}
         stored = {path.stem: path for path in place.glob("*.ipynb")}
@@ -200,6 +226,7 @@ def main(words: list[str]) -> None:
         for path in chosen(words, ".py"):
             build(path)
         homework()
+        (NOTEBOOKS / "claims.md").write_text(ledger(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """The README's pictures and figures, made from the shipped weights: python benchmarks/readme.py
 
-Writes benchmarks/painted.png and benchmarks/learning.png, and puts the measured figures between the README's marks.
+Writes benchmarks/painted.png, benchmarks/learning.png and benchmarks/scoreboard.png (chapter 8's own figure), and puts
+the measured figures between the README's marks.
 """
+import base64
+import json
 import re
 from pathlib import Path
 
@@ -33,6 +36,15 @@ def learning(first: list[dict], second: list[dict]) -> plot.Picture:
     return plot.curves(lines, title="What the model learns when, of captions with two objects",
                        xlabel="minutes of training (from 75 on: one core)", ylabel="captions kept, % (128 a point)",
                        alt="accuracy against training minutes, one line an attribute")
+
+
+def scoreboard(path: Path = HERE.parent / "notebooks" / "08_fid_and_clip_score.ipynb") -> plot.Picture:
+    """The picture that chapter 8's notebook holds, by the first words of its alt text."""
+    outputs = [o for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for o in cell.get("outputs", [])]
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    alts = {o["metadata"]["image/png"]["alt"]: o["data"]["image/png"] for o in pictures}
+    alt, = (alt for alt in alts if alt.startswith("A dot for each"))
+    return plot.Picture(base64.b64decode(alts[alt]), alt)
 
 
 def figures() -> str:
@@ -72,6 +84,7 @@ the table with other seeds, `python benchmarks/speed.py` the speed of everything
 
 if __name__ == "__main__":
     painted().save(HERE / "painted.png")
+    scoreboard().save(HERE / "scoreboard.png")
     learning(*weights.describe("text-to-image")["curve"]).save(HERE / "learning.png")
     readme = HERE.parent / "README.md"
     text, marks = readme.read_text(encoding="utf-8"), r"(<!-- figures -->).*?(<!-- end of figures -->)"

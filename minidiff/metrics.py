@@ -121,7 +121,8 @@ def fid(a: Float[Tensor, "n *d"], b: Float[Tensor, "m *k"]) -> float:
 def kid(a: Float[Tensor, "n *d"], b: Float[Tensor, "m *k"], size: int = 500) -> tuple[float, float]:
     """The unbiased squared distance of two sets under the kernel (x . y / d + 1)^3, and its standard error.
 
-    Both are cut into blocks of `size` that share no picture, so their estimates are independent; it may be below 0.
+    Both are cut into blocks of `size` that share no picture, so their estimates are independent; it may be below 0. Of
+    few blocks the error is a rough one, and of a single block it is nan.
     Source: Binkowski et al. 2018 (arXiv 1801.01401), section 4 and equation 4.
     """
     a, b = checked(a, b)
@@ -159,7 +160,10 @@ def precision_recall(data: Float[Tensor, "n *d"], made: Float[Tensor, "m *k"], k
 
 @torch.no_grad()
 def clip_score(clip: Clip, pictures: Float[Tensor, "n 3 h w"], captions: list[str]) -> Float[Tensor, "n"]:
-    """100 max(0, cos) of each picture and its caption. Source: Hessel et al. 2021 (arXiv 2104.08718), equation 1."""
+    """100 max(0, cos) of each picture and its caption, as torchmetrics has it.
+
+    After Hessel et al. 2021 (arXiv 2104.08718), equation 1, whose weight is 2.5 in place of 100.
+    """
     if len(pictures) != len(captions):
         raise ValueError(f"{len(pictures)} pictures but {len(captions)} captions: each picture needs one caption")
     pairs = zip(pictures.split(250), encode(captions).split(250), strict=True)

@@ -31,6 +31,7 @@ from exercises import (  # noqa: E402
     ch05,
     ch06,
     ch07,
+    ch08,
     differs,
     luck,
     misshapen,
@@ -1168,7 +1169,126 @@ def measured_with(spread):
     return log_measured
 
 
+# --- chapter 8: the usual mistakes ------------------------------------------------------------------------------------
+
+def merged_with(scatter=lambda c, n: (n - 1) * c, gap=lambda n, k: n * k / (n + k), over=lambda n: n - 1,
+                mean=lambda n, m, k, u: (n * m + k * u) / (n + k), gives=lambda n, m, c: (n, m, c)):
+    """The merging of moments with one part done otherwise."""
+    def merged(a, b):
+        (n, m, c), (k, u, w) = a, b
+        total = scatter(c, n) + scatter(w, k) + gap(n, k) * torch.outer(m - u, m - u)
+        return gives(n + k, mean(n, m, k, u), total / over(n + k))
+    return merged
+
+
+def fair_with(within=lambda k: (k.sum() - k.trace()) / (len(k) * (len(k) - 1)), between=-2.):
+    """The kernel distance with one part done otherwise."""
+    return lambda x, y, xy: within(x) + within(y) + between * xy.mean()
+
+
+def recall_with(around=lambda real, made: made, asked=lambda real, made: real, nearest=lambda k: k + 1,
+                share=lambda inside: inside.any(1).double().mean()):
+    """Recall with one part done otherwise."""
+    def recall(real, made, k):
+        centres = around(real, made)
+        reach = torch.cdist(centres, centres).kthvalue(nearest(k), dim=1).values
+        return share(torch.cdist(asked(real, made), centres) <= reach)
+    return recall
+
+
+def recall_by_sorting(real, made, k):
+    """Another road: balls one by one."""
+    inside = torch.zeros(len(real), dtype=torch.bool)
+    for centre in made:
+        reach = (made - centre).norm(dim=1).sort().values[k]
+        inside |= (real - centre).norm(dim=1) <= reach
+    return float(inside.double().mean())
+
+
+def fair_by_pairs(x, y, xy):
+    """Another road: pairs above the diagonal."""
+    upper = [k[torch.triu_indices(len(k), len(k), 1).unbind()].mean() for k in (x, y)]
+    return sum(upper) - 2 * xy.mean()
+
+
+def invisible_by_steps(x, eyes, most, steps):
+    """Another road: the features of a picture are driven from where they were."""
+    y = (x + 1e-3 * torch.randn(x.shape)).requires_grad_()
+    here = eyes(x).detach()
+    for _ in range(steps):
+        uphill, = torch.autograd.grad((eyes(y) - here).sum(), y)
+        y = (y.detach() + most / steps * uphill.sign()).requires_grad_()
+    return y.detach().clamp(-1, 1)
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [
+    (ch08.q1, lambda x, y: float(np.square(np.quantile(x, np.linspace(0, 1, len(x))) - np.sort(y.numpy())).mean())),
+    (ch08.q3, lambda m1, v1, m2, v2: (m1 - m2).square().sum() + (v1 + v2 - 2 * (v1 * v2).sqrt()).sum()),
+    (ch08.q4, fair_by_pairs), (ch08.q5, recall_by_sorting),
+    (ch08.q6, lambda x, eyes: invisible_by_steps(x, eyes, .055, 3))])
+def test_another_road_of_chapter_8_is_right_as_well(exercise, answer):
+    assert exercise.judge(answer).right, exercise.judge(answer).says
+
+
 MISTAKES = [
+    (ch08.q1, "as they come", lambda x, y: (x - y).square().mean(), "sort both"),
+    (ch08.q1, "a root", lambda x, y: ch08.carried(x, y).sqrt(), "not its root"),
+    (ch08.q1, "the sum", lambda x, y: ch08.carried(x, y) * len(x), "not the sum"),
+    (ch08.q1, "one backwards", lambda x, y: (x.sort().values - y.sort(descending=True)[0]).square().mean(), "dearest"),
+    (ch08.q1, "lengths", lambda x, y: (x.sort().values - y.sort().values).abs().mean(), "not its length"),
+    (ch08.q1, "means", lambda x, y: (x.mean() - y.mean()) ** 2, "means alone"),
+    (ch08.q1, "as if normal", lambda x, y: (x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2, "normal densities"),
+    (ch08.q1, "each grain", lambda x, y: (x.sort().values - y.sort().values).square(), "one number"),
+    (ch08.q1, "the first four", lambda x, y: ch08.carried(x[:4], y[:4]), "about 10"),
+
+    (ch08.q2, "without the gap", merged_with(gap=lambda n, k: 0.), "spreads the whole"),
+    (ch08.q2, "scatters by n, without the gap", merged_with(scatter=lambda c, n: n * c, gap=lambda n, k: 0.,
+                                                            over=lambda n: n), "which spreads"),
+    (ch08.q2, "a bare gap", merged_with(gap=lambda n, k: 1.), "n_a n_b"),
+    (ch08.q2, "covariances as scatters", merged_with(scatter=lambda c, n: n * c), "n - 1 first"),
+    (ch08.q2, "over n", merged_with(over=lambda n: n), "over n - 1"),
+    (ch08.q2, "mean of means", merged_with(mean=lambda n, m, k, u: (m + u) / 2), "alike"),
+    (ch08.q2, "weights exchanged", merged_with(mean=lambda n, m, k, u: (k * m + n * u) / (n + k)), "exchanged"),
+    (ch08.q2, "covariance alone", merged_with(gives=lambda n, m, c: c), "tuple (n, mean, covariance)"),
+    (ch08.q2, "count of one", merged_with(gives=lambda n, m, c: (n - 20, m, c)), "should be 27"),
+
+    (ch08.q3, "a quotient", lambda m1, v1, m2, v2: ((m1 - m2) ** 2 + v1 * (1 - (v2 / v1).sqrt()) ** 2).sum(), "finite"),
+    (ch08.q3, "no means", lambda m1, v1, m2, v2: (v1.sqrt() - v2.sqrt()).square().sum(), "means are missing"),
+    (ch08.q3, "no variances", lambda m1, v1, m2, v2: (m1 - m2).square().sum(), "variances are missing"),
+    (ch08.q3, "a root", lambda *parts: ch08.frechet_diagonal(*parts).sqrt(), "no root at the end"),
+    (ch08.q3, "variances", lambda m1, v1, m2, v2: ((m1 - m2) ** 2 + (v1 - v2) ** 2).sum(), "standard deviations"),
+    (ch08.q3, "product without root", lambda m1, v1, m2, v2: ((m1 - m2) ** 2 + v1 + v2 - 2 * v1 * v2).sum(), "root"),
+    (ch08.q3, "the mean", lambda *parts: ch08.frechet_diagonal(*parts) / len(parts[0]), "not the mean"),
+    (ch08.q3, "summed, then squared", lambda m1, v1, m2, v2: (m1 - m2).sum() ** 2 + (
+        v1.sqrt() - v2.sqrt()).square().sum(), "squared first"),
+    (ch08.q3, "cross term once", lambda m1, v1, m2, v2: ((m1 - m2) ** 2 + v1 + v2 - (v1 * v2).sqrt()).sum(), "of 2"),
+
+    (ch08.q4, "with itself", fair_with(within=lambda k: k.mean()), "no pair"),
+    (ch08.q4, "all pairs counted", fair_with(within=lambda k: (k.sum() - k.trace()) / len(k) ** 2), "n (n - 1)"),
+    (ch08.q4, "between once", fair_with(between=-1.), "factor of 2"),
+    (ch08.q4, "added", fair_with(between=2.), "subtracted"),
+    (ch08.q4, "sums", lambda x, y, xy: x.sum() - x.trace() + y.sum() - y.trace() - 2 * xy.sum(), "Take means"),
+    (ch08.q4, "always 4 and 6", lambda x, y, xy: (x.sum() - x.trace()) / 12 + (y.sum() - y.trace()) / 30
+     - 2 * xy.mean(), "on average"),
+    (ch08.q4, "x alone", lambda x, y, xy: (x.sum() - x.trace()) / 12 - xy.mean(), "should be"),
+
+    (ch08.q5, "precision", lambda real, made, k: ch08.recall(made, real, k), "exchange the roles"),
+    (ch08.q5, "itself counted", recall_with(nearest=lambda k: k), "its own nearest"),
+    (ch08.q5, "one too far", recall_with(nearest=lambda k: k + 2), "too far"),
+    (ch08.q5, "coverage", recall_with(around=lambda real, made: real, asked=lambda real, made: made,
+                                      share=lambda inside: inside.any(0).double().mean()), "coverage"),
+    (ch08.q5, "the mean of balls", recall_with(share=lambda inside: inside.double().mean()), "should be"),
+    (ch08.q5, "a row each", recall_with(share=lambda inside: inside.any(1)), "one number"),
+
+    (ch08.q6, "nothing", lambda x, eyes: x, "rise by 3"),
+    (ch08.q6, "weak noise", lambda x, eyes: (x + .06 * torch.randn(x.shape)).clamp(-1, 1), "overlook what is random"),
+    (ch08.q6, "too loud", lambda x, eyes: (x + .8 * torch.randn(x.shape)).clamp(-1, 1), "same scene"),
+    (ch08.q6, "beyond", lambda x, eyes: x + .06, "beyond -1 and 1"),
+    (ch08.q6, "mirrored", lambda x, eyes: x.flip(3), "same scene"),
+    (ch08.q6, "side 16", lambda x, eyes: F.avg_pool2d(x, 2), "shape"),
+    (ch08.q6, "one tiny step", lambda x, eyes: invisible_by_steps(x, eyes, .005, 1), "rise by 3"),
+    (ch08.q6, "too far", lambda x, eyes: invisible_by_steps(x, eyes, .4, 4), "same scene"),
+
     (ch06.q1, "additions too", lambda side, c: 2 * ch06.multiplications(side, c), "addition"),
     (ch06.q1, "three matrices", costs_with(matrices=3), "four matrices"),
     (ch06.q1, "weights, but no mean", costs_with(meets=1), "twice"),
